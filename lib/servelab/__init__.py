@@ -1,0 +1,58 @@
+"""servelab: how one model on one accelerator serves many users at once.
+
+Importing this is quick: torch is imported when a real model is first needed.
+"""
+
+from servelab.clock import VirtualClock, WallClock
+from servelab.cost import CostModel
+from servelab.drivers import replay, run, simulate
+from servelab.engine import Engine, Idle
+from servelab.metrics import ServiceLevel, goodput, request_metrics, requests_table, summary
+from servelab.models.base import Step
+from servelab.models.scripted import ScriptedModel
+from servelab.plan_check import InvalidPlan
+from servelab.policies import Continuous, DynamicBatch, Interleaved, Policy, Sequential, StaticBatch, StepPlan
+from servelab.queueing import QueueFull, QueueOrder, RequestQueue
+from servelab.request import FinishReason, InvalidRequest, Request, RequestState, SamplingParams
+from servelab.trace import Trace, check_trace
+from servelab.workloads import Arrival, Workload, poisson, users
+
+__all__ = [
+    "Arrival",
+    "Continuous",
+    "CostModel",
+    "DynamicBatch",
+    "Engine",
+    "FinishReason",
+    "Idle",
+    "Interleaved",
+    "InvalidPlan",
+    "InvalidRequest",
+    "Policy",
+    "QueueFull",
+    "QueueOrder",
+    "Request",
+    "RequestQueue",
+    "RequestState",
+    "SamplingParams",
+    "ScriptedModel",
+    "Sequential",
+    "ServiceLevel",
+    "StaticBatch",
+    "Step",
+    "StepPlan",
+    "Trace",
+    "VirtualClock",
+    "WallClock",
+    "Workload",
+    "check_trace",
+    "goodput",
+    "poisson",
+    "replay",
+    "request_metrics",
+    "requests_table",
+    "run",
+    "simulate",
+    "summary",
+    "users",
+]

@@ -1,0 +1,77 @@
+"""How long a step takes: from the tokens it pays for and the keys it reads.
+
+Used on the virtual clock, and to say what a measured step should have cost. A step is cheaper
+than its tokens one by one, because the weights are read once for all of them, and dearer than
+one token, because arithmetic is not free. Where in between decides what every simulated
+lesson teaches, so the shape is measured: straight lines between measured sizes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from servelab.models.base import Step
+from servelab.trace import Stepped, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Seconds of a step, in straight lines between `(tokens, seconds)` points, plus so much per key read.
+
+    The default is SmolLM2-135M, float32, on two cores (measured by `servelab bench core`).
+    Beyond the last point the last line goes on; below the first, the first.
+    """
+
+    points: tuple[tuple[int, float], ...] = ((1, 0.033), (8, 0.060), (32, 0.094), (64, 0.149), (256, 0.50))
+    seconds_per_key: float = 2e-6
+
+    def __post_init__(self) -> None:
+        sizes = [tokens for tokens, _ in self.points]
+        if len(sizes) < 2 or sizes != sorted(set(sizes)):
+            raise ValueError("A cost model needs two points or more, with the numbers of tokens increasing.")
+
+    def seconds(self, paid: int, keys_read: int) -> float:
+        """Duration of one step."""
+        right = min(max(bisect_right(self.points, (paid, float("inf"))), 1), len(self.points) - 1)
+        (low, low_seconds), (high, high_seconds) = self.points[right - 1], self.points[right]
+        slope = (high_seconds - low_seconds) / (high - low)
+        return low_seconds + slope * (paid - low) + self.seconds_per_key * keys_read
+
+    def step_seconds(self, step: Step) -> float:
+        return self.seconds(step.paid, step.keys_read)
+
+    @classmethod
+    def fit(cls, traces: Iterable[Trace], sizes: tuple[int, ...] = (1, 8, 32, 64, 256)) -> CostModel:
+        """Least squares over measured steps, with points at those `sizes` that steps surround.
+
+        Raises ValueError with fewer than two different step sizes.
+        """
+        import numpy as np
+
+        steps = [step for trace in traces for step in trace.of_kind(Stepped) if not step.error]
+        paid = np.array([step.paid for step in steps], dtype=float)
+        keys = np.array([step.keys_read for step in steps], dtype=float)
+        taken = np.array([step.time - step.started for step in steps])
+        if len(set(paid)) < 2:
+            raise ValueError(
+                "Fitting needs measured steps of two sizes or more: record a run with several users."
+            )
+        inner = [size for size in sizes if paid.min() < size < paid.max()]
+        places = np.array([paid.min(), *inner, paid.max()])
+        # Each column says how much of each point's height a step of that size has.
+        shares = np.stack([np.interp(paid, places, unit) for unit in np.eye(len(places))], axis=1)
+        # Divided by the duration: being 1 ms wrong matters more for a short step.
+        columns = np.column_stack([shares, keys]) / taken[:, None]
+        solution = np.linalg.lstsq(columns, np.ones_like(taken), rcond=None)[0]
+        points = tuple((int(size), float(height)) for size, height in zip(places, solution[:-1], strict=True))
+        return cls(points, max(float(solution[-1]), 0.0))
+
+    def relative_errors(self, trace: Trace) -> list[float]:
+        """For each measured step, |predicted − taken| / taken."""
+        return [
+            abs(self.seconds(step.paid, step.keys_read) / (step.time - step.started) - 1)
+            for step in trace.of_kind(Stepped)
+            if not step.error
+        ]

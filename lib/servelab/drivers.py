@@ -1,0 +1,153 @@
+"""Drivers: bring a workload to an engine, and time to both.
+
+`simulate()` runs on a virtual clock and is done at once; `replay()` runs on the wall clock.
+They are the same loop. What happens while the model runs is judged at its own time: an
+arrival in the middle of a step finds the queues as they were then.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterable
+from itertools import count
+
+from servelab.clock import VirtualClock, WallClock
+from servelab.engine import Engine, Idle
+from servelab.models.base import StepCost, TokenModel
+from servelab.models.scripted import ScriptedModel
+from servelab.policies import Policy
+from servelab.queueing import QueueFull, QueueOrder
+from servelab.request import FinishReason, Request
+from servelab.trace import Trace
+from servelab.workloads import Arrival, Workload
+
+OnStep = Callable[[Engine], None]
+
+
+def simulate(
+    workload: Iterable[Arrival],
+    policy: Policy,
+    model: TokenModel | None = None,
+    *,
+    max_queue_size: int = 128,
+    order: QueueOrder = QueueOrder.FIFO,
+    cost: StepCost | None = None,
+) -> Trace:
+    """Run a workload on a virtual clock. Without a model, a scripted one answers."""
+    engine = Engine(
+        model or ScriptedModel.long_text(),
+        policy,
+        max_queue_size=max_queue_size,
+        order=order,
+        clock=VirtualClock(),
+        cost=cost,
+        seed=_seed_of(workload),
+    )
+    run(engine, workload)
+    return engine.trace
+
+
+def replay(
+    workload: Iterable[Arrival],
+    policy: Policy,
+    model: TokenModel,
+    *,
+    max_queue_size: int = 128,
+    order: QueueOrder = QueueOrder.FIFO,
+    on_step: OnStep | None = None,
+    progress: bool = True,
+) -> Trace:
+    """Run a workload in real time. `on_step` is called with the engine after every step."""
+    from tqdm.auto import tqdm
+
+    arrivals = tuple(workload)
+    engine = Engine(
+        model,
+        policy,
+        max_queue_size=max_queue_size,
+        order=order,
+        clock=WallClock(),
+        seed=_seed_of(workload),
+    )
+    with tqdm(total=len(arrivals), unit="answer", disable=not progress, leave=False) as bar:
+        run(engine, arrivals, on_step=on_step, on_end=bar.update)
+    return engine.trace
+
+
+def _seed_of(workload: Iterable[Arrival]) -> int | None:
+    return workload.seed if isinstance(workload, Workload) else None
+
+
+def run(
+    engine: Engine,
+    workload: Iterable[Arrival],
+    *,
+    on_step: OnStep | None = None,
+    on_end: Callable[[], object] | None = None,
+) -> None:
+    """Drive an engine until a workload is over. `on_end` is called as each request ends or is refused."""
+    agenda = _Agenda(engine, workload, on_end)
+    while True:
+        agenda.carry_out(until=engine.clock.now())
+        step = engine.begin_step()
+        if isinstance(step, Idle):
+            moments = [moment for moment in (step.wake_at, agenda.next_moment) if moment is not None]
+            if not moments:
+                return
+            engine.clock.wait_until(min(moments))
+            continue
+        outcomes = engine.run_model(step)
+        # Whoever comes exactly as the step ends is judged after it, like everyone who comes later.
+        agenda.carry_out(until=math.nextafter(engine.clock.now(), -math.inf))
+        engine.finish_step(step, outcomes)
+        if on_step is not None:
+            on_step(engine)
+
+
+class _Agenda:
+    """What users will do: arrive, and leave when their patience is at an end."""
+
+    def __init__(
+        self, engine: Engine, workload: Iterable[Arrival], on_end: Callable[[], object] | None
+    ) -> None:
+        self._engine = engine
+        self._on_end = on_end
+        self._order = count()  # keeps arrivals at the same time in their order
+        self._actions: list[tuple[float, int, Arrival | Request]] = []
+        for arrival in workload:
+            self._add(arrival.at, arrival)
+
+    def _add(self, moment: float, action: Arrival | Request) -> None:
+        heapq.heappush(self._actions, (moment, next(self._order), action))
+
+    @property
+    def next_moment(self) -> float | None:
+        """When the next user arrives or leaves. Those who have their answer leave unnoticed."""
+        while self._actions and isinstance(gone := self._actions[0][2], Request) and gone.finished:
+            heapq.heappop(self._actions)
+        return self._actions[0][0] if self._actions else None
+
+    def carry_out(self, until: float) -> None:
+        while self._actions and self._actions[0][0] <= until:
+            moment, _, action = heapq.heappop(self._actions)
+            if isinstance(action, Request):
+                self._engine.cancel(action, FinishReason.DISCONNECTED, at=moment)
+            else:
+                self._arrive(action, moment)
+
+    def _arrive(self, arrival: Arrival, moment: float) -> None:
+        request = arrival.request()
+        if self._on_end is not None:
+            request.on_finish = self._ended
+        try:
+            self._engine.submit(request, at=moment)
+        except QueueFull:
+            self._ended(request)
+            return
+        if arrival.patience is not None:
+            self._add(moment + arrival.patience, request)
+
+    def _ended(self, request: Request) -> None:
+        if self._on_end is not None:
+            self._on_end()

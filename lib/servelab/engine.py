@@ -1,0 +1,392 @@
+"""The engine: carries out what a policy plans, one model step at a time.
+
+    begin_step()   ask the policy, check its plan, admit      -> what to compute, or when to wake
+    run_model()    the only part that may leave the calling thread
+    finish_step()  hand out tokens, end whoever is done
+
+A plain synchronous object. It owns no thread, no event loop and no sleep, and knows neither
+torch nor asyncio: whoever drives it brings the time and runs the model. Everything that
+happens to a request is recorded in `trace`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from servelab.clock import Clock, WallClock
+from servelab.cost import CostModel
+from servelab.models.base import Chunk, Outcome, Step, StepCost, TokenModel
+from servelab.plan_check import check_plan
+from servelab.policies import Policy
+from servelab.queueing import QueueFull, QueueOrder, RequestQueue
+from servelab.request import FinishReason, InvalidRequest, Request, RequestState, shown_prompt
+from servelab.text import TextStream
+from servelab.trace import Accepted, Admitted, Evidence, Finished, Refused, Stepped, Trace, TraceHeader
+
+log = logging.getLogger("servelab")
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing to compute. Ask again at `wake_at`, or, when it is None, after the next arrival."""
+
+    wake_at: float | None
+
+
+class Engine:
+    """Requests in, tokens out, under one policy.
+
+    max_queue_size: a request is accepted while `waiting + running < policy.capacity + max_queue_size`.
+    order: who is next in the request queue.
+    clock: wall time by default. On a virtual clock a step takes what `cost` says.
+    max_events: bounds the trace of a live server; None keeps everything.
+    """
+
+    def __init__(
+        self,
+        model: TokenModel,
+        policy: Policy,
+        *,
+        max_queue_size: int = 128,
+        order: QueueOrder = QueueOrder.FIFO,
+        clock: Clock | None = None,
+        cost: StepCost | None = None,
+        seed: int | None = None,
+        max_events: int | None = None,
+    ) -> None:
+        _refuse_misfit(model, policy, max_queue_size)
+        self.model = model
+        self.policy = policy
+        self.capacity = policy.capacity
+        self.max_queue_size = max_queue_size
+        self.clock: Clock = clock if clock is not None else WallClock()
+        self.cost = cost or model.cost or (CostModel() if self.clock.virtual else None)
+        self.waiting = RequestQueue(order)
+        self._running: OrderedDict[Request, None] = OrderedDict()
+        self._live: dict[str, Request] = {}
+        self._deadlines: list[tuple[float, int, Request]] = []
+        self._in_flight: Step | None = None
+        self._ending: dict[Request, FinishReason] = {}  # cancelled while the model runs
+        self._to_notify: dict[Request, None] = {}
+        self._arrivals = 0
+        self._time = 0.0  # of the newest event
+        self.trace = Trace(self._header(seed), max_events=max_events)
+
+    @property
+    def running(self) -> tuple[Request, ...]:
+        """The processing queue. Whoever computed longest ago comes first."""
+        return tuple(self._running)
+
+    # -- arrivals and departures -------------------------------------------------------
+
+    def submit(self, request: Request, *, at: float | None = None) -> Request:
+        """Accept a request that arrives now, or arrived `at` a time while the model ran.
+
+        Raises InvalidRequest for one that can never be served, and QueueFull when there is no
+        place. The request is then untouched and may be submitted again.
+        """
+        prompt_ids = self._fitting_prompt(request)
+        self._advance(at)
+        self._arrivals += 1
+        name = request.id or self._free_name()
+        user = request.user or name
+        shown = shown_prompt(request.prompt)
+        if len(self._live) >= self.capacity + self.max_queue_size:
+            self.trace.record(Refused(self._time, name, user, shown))
+            self._notify()
+            raise QueueFull(
+                f"Too many requests: {len(self._running)} run and {len(self.waiting)} wait. Try again later."
+            )
+        request.id, request.user = name, user
+        self._take_in(request, prompt_ids)
+        self.trace.record(
+            Accepted(self._time, name, user, shown, len(prompt_ids), request.token_limit, request.priority)
+        )
+        self._notify()
+        return request
+
+    def cancel(
+        self, request: Request, reason: FinishReason = FinishReason.CANCELLED, *, at: float | None = None
+    ) -> bool:
+        """End a request before it is done. False: it is not here, or has ended already.
+
+        While the model runs, a running request keeps its slot until the step is over; the
+        token it may still receive is then discarded.
+        """
+        if self._live.get(request.id) is not request:
+            return False
+        self._advance(at)
+        if request.state is RequestState.RUNNING and self._in_flight is not None:
+            self._ending[request] = min(reason, self._ending.get(request, reason))
+        elif not request.finished:  # its time in the queue may just have run out
+            self._end(request, reason)
+        self._notify()
+        return True
+
+    # -- steps -------------------------------------------------------------------------
+
+    def step(self) -> Step | Idle:
+        """One whole step: plan, run the model, hand out the tokens. Idle: nothing was done."""
+        step = self.begin_step()
+        if isinstance(step, Step):
+            self.finish_step(step, self.run_model(step))
+        return step
+
+    def begin_step(self) -> Step | Idle:
+        """Ask the policy what to compute now, and admit whom it admits.
+
+        Raises InvalidPlan, with nothing changed, when the plan breaks a rule.
+        """
+        if self._in_flight is not None:
+            raise RuntimeError("A step is under way: call finish_step() before the next begin_step().")
+        self._advance(None)
+        self._notify()
+        if not self._live:
+            return Idle(None)
+        plan = self.policy.plan(self.waiting, self.running, self._time)
+        check_plan(plan, self.waiting, self._running, self.capacity, self._time)
+        for request in plan.admit:
+            self.waiting.take(request)
+            self._running[request] = None
+            request.state = RequestState.RUNNING
+            self.trace.record(Admitted(self._time, request.id))
+        if not plan.tokens:
+            return Idle(self._wake_at(plan.wake_at))
+        chunks = [_next_chunk(request, count) for request, count in plan.tokens.items()]
+        useful = sum(plan.tokens.values())
+        keys_read = useful + sum(map(attrgetter("start"), chunks))
+        paid = useful if plan.paid is None else plan.paid
+        self._in_flight = Step(self._time, chunks, paid, keys_read)
+        return self._in_flight
+
+    def run_model(self, step: Step) -> Sequence[Outcome] | Exception:
+        """Run the model on a step, here and now. An error it raises is returned, for finish_step()."""
+        try:
+            outcomes: Sequence[Outcome] | Exception = self.model.run(step.chunks, step.paid)
+        except Exception as error:
+            outcomes = error
+        except BaseException:
+            # An interrupted notebook cell: end the step's requests, so that the engine stays usable.
+            self.finish_step(step, RuntimeError("interrupted"))
+            raise
+        if self.cost is not None:
+            self.clock.elapse(self.cost.step_seconds(step))
+        return outcomes
+
+    def finish_step(self, step: Step, outcomes: Sequence[Outcome] | Exception) -> None:
+        """Give every request its outcome: a token, nothing yet, or its error. An exception fails all."""
+        if step is not self._in_flight:
+            raise RuntimeError("This is not the step under way: finish each step that was begun, once.")
+        self._advance(None)
+        self._in_flight = None
+        if not isinstance(outcomes, Exception) and len(outcomes) != len(step.chunks):
+            outcomes = RuntimeError(
+                f"the model gave {len(outcomes)} outcomes for {len(step.chunks)} requests"
+            )
+        error = _sentence(outcomes) if isinstance(outcomes, Exception) else ""
+        each = [outcomes] * len(step.chunks) if isinstance(outcomes, Exception) else outcomes
+        tokens = tuple(map(self._apply, step.chunks, each))
+        self._record(step, tokens, error)
+        for request, reason in self._ending.items():
+            self._end(request, reason)
+        self._ending.clear()
+        self._notify()
+
+    def _apply(self, chunk: Chunk, outcome: Outcome) -> int | None:
+        """Give one request its outcome; return the token it received."""
+        request = chunk.request
+        request.uncomputed -= len(chunk.token_ids)
+        self._running.move_to_end(request)
+        if request in self._ending:
+            return None
+        if isinstance(outcome, Exception):
+            request.cause = _sentence(outcome)
+            self._ending[request] = FinishReason.FAILED
+            return None
+        if (outcome is not None) != chunk.samples:
+            request.cause = (
+                f"the model gave {outcome!r} where a token was {'' if chunk.samples else 'not '}due"
+            )
+            self._ending[request] = FinishReason.FAILED
+            return None
+        if outcome is not None:
+            request.output_ids.append(outcome)
+            request.uncomputed += 1
+            reason = self._natural_end(request, outcome)
+            if reason is not None:
+                self._ending[request] = reason
+            if request.on_text is not None:
+                self._to_notify[request] = None
+        return outcome
+
+    def _natural_end(self, request: Request, token: int) -> FinishReason | None:
+        if token in self.model.stop_token_ids:
+            return FinishReason.STOP_TOKEN
+        if request.params.stop and request.has_stopped():
+            return FinishReason.STOP_STRING
+        if len(request.output_ids) < request.token_limit:
+            return None
+        return FinishReason.CONTEXT if request.params.max_new_tokens is None else FinishReason.LENGTH
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _advance(self, at: float | None) -> None:
+        """Move to the present, or to `at` within the step under way, and end what timed out on the way."""
+        now = self.clock.now()
+        if at is not None and at > now:
+            raise ValueError(f"It is {now:.6g} s: something cannot arrive or leave at {at:.6g} s yet.")
+        moment = max(now if at is None else at, self._time)
+        while self._deadlines and self._deadlines[0][0] <= moment:
+            due, _, request = heapq.heappop(self._deadlines)
+            if request.state is RequestState.WAITING:
+                self._time = max(due, self._time)
+                self._end(request, FinishReason.TIMED_OUT)
+        self._time = moment
+
+    def _wake_at(self, planned: float | None) -> float | None:
+        """The earlier of the policy's time and the next time a waiting request gives up."""
+        while self._deadlines and self._deadlines[0][2].state is not RequestState.WAITING:
+            heapq.heappop(self._deadlines)
+        due = [self._deadlines[0][0]] if self._deadlines else []
+        return min(due + ([planned] if planned is not None else []), default=None)
+
+    def _fitting_prompt(self, request: Request) -> list[int]:
+        """The prompt's token ids, once everything about the request has been found servable."""
+        if request.state is not RequestState.NEW:
+            raise InvalidRequest(f"{request.id} was submitted before: make a new Request.")
+        if request.id in self._live:
+            raise InvalidRequest(
+                f"There is a request {request.id!r} already: choose another id, or leave it empty."
+            )
+        if request.max_queue_wait is not None and not request.max_queue_wait >= 0:
+            raise InvalidRequest(f"max_queue_wait is {request.max_queue_wait}: use seconds from 0, or None.")
+        prompt_ids = self.model.encode(request.prompt)
+        if not prompt_ids:
+            raise InvalidRequest("The prompt is empty: ask something.")
+        room = self.model.context_length - len(prompt_ids)
+        asked = request.params.max_new_tokens
+        if room < (asked or 1):
+            raise InvalidRequest(
+                f"A prompt of {len(prompt_ids)} tokens and an answer of {asked or 1} or more are too long for "
+                f"the context of {self.model.context_length}: shorten the prompt or ask for fewer new tokens."
+            )
+        return prompt_ids
+
+    def _free_name(self) -> str:
+        while (name := f"request {self._arrivals}") in self._live:
+            self._arrivals += 1
+        return name
+
+    def _take_in(self, request: Request, prompt_ids: list[int]) -> None:
+        asked = request.params.max_new_tokens
+        request.prompt_ids = prompt_ids
+        request.uncomputed = len(prompt_ids)
+        request.token_limit = self.model.context_length - len(prompt_ids) if asked is None else asked
+        request.stream = TextStream(self.model.piece, request.params.stop)
+        request.arrived = self._time
+        request.state = RequestState.WAITING
+        self._live[request.id] = request
+        self.waiting.add(request)
+        if request.max_queue_wait is not None:
+            heapq.heappush(self._deadlines, (self._time + request.max_queue_wait, self._arrivals, request))
+
+    def _end(self, request: Request, reason: FinishReason) -> None:
+        """The only place where a request ends."""
+        if request.state is RequestState.WAITING:
+            self.waiting.discard(request)
+        else:
+            del self._running[request]
+            self._release(request)
+        del self._live[request.id]
+        request.state = RequestState.FINISHED
+        request.finish_reason = reason
+        self.trace.record(Finished(self._time, request.id, reason, len(request.output_ids), request.cause))
+        self._to_notify[request] = None
+
+    def _release(self, request: Request) -> None:
+        try:
+            self.model.release(request)
+        except Exception:
+            log.exception("The model could not release the slot of %s.", request.id)
+
+    def _record(self, step: Step, tokens: tuple[int | None, ...], error: str) -> None:
+        requests = tuple([chunk.request.id for chunk in step.chunks])
+        computed = tuple([len(chunk.token_ids) for chunk in step.chunks])
+        self.trace.record(
+            Stepped(self._time, step.started, requests, computed, tokens, step.paid, step.keys_read, error)
+        )
+        for token in tokens:
+            if token is not None and token not in self.trace.pieces:
+                self.trace.learn_piece(token, self.model.piece(token))
+
+    def _notify(self) -> None:
+        """Call the requests' callbacks. The engine is settled by now, so they may call it in turn."""
+        if not self._to_notify:
+            return
+        told, self._to_notify = self._to_notify, {}
+        for request in told:
+            try:
+                request.deliver_text()
+                if request.finished and request.on_finish is not None:
+                    request.on_finish(request)
+            except Exception:
+                log.exception("A callback of %s raised; its request goes on.", request.id)
+
+    def _header(self, seed: int | None) -> TraceHeader:
+        kinds = {
+            (False, True): Evidence.MEASURED,
+            (True, True): Evidence.REAL_TOKENS,
+            (True, False): Evidence.SIMULATED,
+            (False, False): Evidence.SCRIPTED,
+        }
+        return TraceHeader(
+            evidence=kinds[self.clock.virtual, self.model.real],
+            model=self.model.name,
+            policy=_described(self.policy),
+            capacity=self.capacity,
+            max_queue_size=self.max_queue_size,
+            queue_order=self.waiting.order.value,
+            context_length=self.model.context_length,
+            stop_token_ids=tuple(sorted(self.model.stop_token_ids)),
+            cost=_described(self.cost) if self.cost is not None else "",
+            seed=seed,
+        )
+
+
+def _next_chunk(request: Request, count: int) -> Chunk:
+    if request.uncomputed == 1 and request.output_ids:  # the usual case, kept short: it runs for every token
+        return Chunk(
+            request, len(request.prompt_ids) + len(request.output_ids) - 1, request.output_ids[-1:], True
+        )
+    start = request.computed
+    return Chunk(request, start, request.token_ids(start, start + count), count == request.uncomputed)
+
+
+def _refuse_misfit(model: TokenModel, policy: Policy, max_queue_size: int) -> None:
+    if not callable(getattr(policy, "plan", None)) or not hasattr(policy, "capacity"):
+        raise TypeError(
+            f"{policy!r} is not a policy: give an object with `capacity` and `plan()`, see policies.py."
+        )
+    if not policy.capacity >= 1:
+        raise ValueError(f"{_described(policy)} lets {policy.capacity} requests run: let at least 1 run.")
+    if policy.capacity > model.slots:
+        raise ValueError(
+            f"{_described(policy)} lets {policy.capacity} requests run, but {model.name} has "
+            f"{model.slots} slots: lower the limit or load the model with more slots."
+        )
+    if not max_queue_size >= 0:
+        raise ValueError(f"max_queue_size is {max_queue_size}: use 0 (no waiting room) or more.")
+
+
+def _described(thing: object) -> str:
+    """Its repr, or its class for a learner's class without one (the default repr is an address)."""
+    return type(thing).__name__ if type(thing).__repr__ is object.__repr__ else repr(thing)
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,1 @@
+"""Models the engine can run: scripted ones, and real ones from transformers."""

@@ -1,0 +1,154 @@
+"""Serving strategies, side by side. Each answers one question, before every step:
+
+    *How many tokens does each request compute in this step?*
+
+That is all a strategy is. A prompt not computed yet shows as many `uncomputed` tokens; a
+request that is generating shows one. Read the five `plan()` methods one after the other:
+
+    Sequential    one request until it is done, then the next
+    Interleaved   one request a step, taking turns, one token each
+    StaticBatch   a fixed group together; nobody joins until the last of the group is done
+    DynamicBatch  the same, but a group also starts when its oldest has waited long enough
+    Continuous    everyone who is running, at every step; join and leave at any time
+
+A policy knows requests and the time. It does not know models, keys and values, or who is
+waiting for the answer. An instance may remember things, so it belongs to one engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from servelab.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What happens in one step.
+
+    admit: requests that leave the request queue now, in this order.
+    tokens: how many tokens each request computes; those not named rest.
+    paid: tokens the model computes in all, padding included; None: only the useful ones.
+    wake_at: with nothing to compute, the time to ask again.
+    """
+
+    admit: Sequence[Request] = ()
+    tokens: Mapping[Request, int] = field(default_factory=dict)
+    paid: int | None = None
+    wake_at: float | None = None
+
+
+class Policy(Protocol):
+    """A strategy. Write your own: the engine checks every plan and says what is wrong with it.
+
+    capacity: most requests running at once.
+    plan: `waiting` is in serving order; in `running`, whoever computed longest ago comes
+        first, and newcomers come last. Both are looked at, never changed.
+    """
+
+    @property
+    def capacity(self) -> int: ...
+
+    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan: ...
+
+
+@dataclass
+class Sequential:
+    """One user after another: the simplest correct server, and the slowest for the second user."""
+
+    capacity: int = field(default=1, init=False)
+
+    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan:
+        admit = () if running else waiting[:1]
+        return StepPlan(admit, {request: request.uncomputed for request in (*running, *admit)})
+
+
+@dataclass
+class Interleaved:
+    """Up to `max_concurrency` users take turns, one token each (a whole prompt is one turn).
+
+    What the ChatStream write-up does with `num_of_concurrent_executions`.
+    """
+
+    max_concurrency: int
+
+    @property
+    def capacity(self) -> int:
+        return self.max_concurrency
+
+    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan:
+        admit = waiting[: self.max_concurrency - len(running)]
+        turn = running[0] if running else admit[0]
+        return StepPlan(admit, {turn: turn.uncomputed})
+
+
+@dataclass
+class StaticBatch:
+    """A fixed group, padded to a rectangle: rows of finished requests are paid for until the last is done.
+
+    ragged: compute only real tokens. What then remains of the cost is waiting, not padding.
+    """
+
+    max_batch_size: int
+    ragged: bool = False
+    _rows: int = field(default=0, init=False, repr=False)
+
+    @property
+    def capacity(self) -> int:
+        return self.max_batch_size
+
+    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan:
+        admit = () if running else waiting[: self.max_batch_size]
+        self._rows = len(admit) or self._rows
+        tokens = {request: request.uncomputed for request in (*running, *admit)}
+        rectangle = self._rows * max(tokens.values())
+        return StepPlan(admit, tokens, paid=None if self.ragged else rectangle)
+
+
+@dataclass
+class DynamicBatch(StaticBatch):
+    """A static batch that starts when full, or when its oldest has waited `max_wait_time` seconds."""
+
+    max_wait_time: float = field(default=0.1, kw_only=True)
+
+    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan:
+        if not running and len(waiting) < self.max_batch_size:
+            due = min(request.arrived for request in waiting) + self.max_wait_time
+            if now < due:
+                return StepPlan(wake_at=due)
+        return super().plan(waiting, running, now)
+
+
+@dataclass
+class Continuous:
+    """Everybody running computes at every step; a free place is taken at the next step.
+
+    Iteration-level scheduling: Orca, OSDI 2022, section 3.1.
+    max_tokens_per_step: split long prompts into chunks, so that nobody's next token waits for
+        a whole prompt of somebody else's (Sarathi-Serve, OSDI 2024, section 4.2).
+    """
+
+    max_concurrency: int
+    max_tokens_per_step: int | None = None
+
+    @property
+    def capacity(self) -> int:
+        return self.max_concurrency
+
+    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan:
+        admit = waiting[: self.max_concurrency - len(running)]
+        tokens = {request: request.uncomputed for request in (*running, *admit)}
+        if self.max_tokens_per_step is not None:
+            tokens = within_budget(tokens, self.max_tokens_per_step)
+        return StepPlan(admit, tokens)
+
+
+def within_budget(tokens: Mapping[Request, int], budget: int) -> dict[Request, int]:
+    """Cut a step to `budget` tokens: those who generate come first, prompts share what is left, in order."""
+    chunks: dict[Request, int] = {}
+    for request in sorted(tokens, key=lambda request: tokens[request] > 1):
+        chunks[request] = min(tokens[request], budget)
+        budget -= chunks[request]
+    return {request: count for request, count in chunks.items() if count}

@@ -1,0 +1,190 @@
+"""The judge: replays a trace by the rules of a serving engine and names every breach.
+
+Written without the engine and deliberately unlike it, so that a mistake in one is not
+repeated in the other. It sees only what the trace says: not the model, not the texts.
+
+The rules: time does not run backwards. A request is accepted exactly when
+`waiting + running < capacity + max_queue_size`, and otherwise refused. Every accepted request
+is admitted at most once, never more than `capacity` run at once, and each ends exactly once,
+for a reason that its tokens bear out. One step at a time; it computes known tokens of running
+requests in order, and yields a token exactly where a request's last known token was computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from servelab.request import FinishReason
+from servelab.trace.events import Accepted, Admitted, Event, Finished, Refused, Stepped
+from servelab.trace.trace import Trace, TraceHeader
+
+
+class TraceViolation(AssertionError):
+    """The trace breaks a rule; the message says which, where and by whom."""
+
+
+def check_trace(trace: Trace, *, complete: bool = True) -> None:
+    """Raise `TraceViolation`, listing the first breaches, unless the trace keeps every rule.
+
+    complete: the run is over, so nobody may be left waiting or running.
+    """
+    found = violations(trace, complete=complete)
+    if found:
+        more = f" (and {len(found) - 5} more)" if len(found) > 5 else ""
+        raise TraceViolation("; ".join(found[:5]) + more)
+
+
+def violations(trace: Trace, *, complete: bool = True) -> list[str]:
+    """Every breach as a sentence, in order of time; empty for a right trace."""
+    if trace.dropped:
+        raise ValueError(
+            f"{trace.dropped} events of this bounded trace are gone, so it cannot be judged: "
+            "record without max_events."
+        )
+    judge = _Judge(trace.header)
+    found = [
+        f"event {number} at {event.time:.6g} s: {breach}"
+        for number, event in enumerate(trace.events)
+        for breach in judge.breaches(event)
+    ]
+    if complete:
+        found += [f"at the end: {name} never ended" for name in judge.live]
+    return found
+
+
+@dataclass(slots=True)
+class _Life:
+    """What the trace has said about one live request."""
+
+    prompt_tokens: int
+    token_limit: int
+    running: bool = False
+    computed: int = 0
+    generated: int = 0
+    last_token: int | None = None
+
+    @property
+    def uncomputed(self) -> int:
+        return self.prompt_tokens + self.generated - self.computed
+
+
+class _Judge:
+    def __init__(self, header: TraceHeader) -> None:
+        self.header = header
+        self.live: dict[str, _Life] = {}
+        self.must_end: set[str] = set()  # had their last token, or none where one was due
+        self.running = 0
+        self.now = 0.0
+        self.step_ended = 0.0
+
+    def breaches(self, event: Event) -> Iterator[str]:
+        if not event.time >= self.now:
+            yield f"time runs backwards, from {self.now:.6g} s"
+        self.now = event.time
+        match event:
+            case Accepted():
+                yield from self._accepted(event)
+            case Refused():
+                yield from self._refused(event)
+            case Admitted():
+                yield from self._admitted(event)
+            case Stepped():
+                yield from self._stepped(event)
+            case Finished():
+                yield from self._finished(event)
+
+    def _has_place(self) -> bool:
+        return len(self.live) < self.header.capacity + self.header.max_queue_size
+
+    def _accepted(self, event: Accepted) -> Iterator[str]:
+        if event.request in self.live:
+            yield f"{event.request} is accepted twice"
+        if not self._has_place():
+            yield f"{event.request} is accepted although every place is taken"
+        if event.prompt_tokens < 1 or event.prompt_tokens + event.token_limit > self.header.context_length:
+            yield f"{event.request} does not fit into the context"
+        self.live[event.request] = _Life(event.prompt_tokens, event.token_limit)
+
+    def _refused(self, event: Refused) -> Iterator[str]:
+        if self._has_place():
+            yield f"{event.request} is refused although there is a place"
+
+    def _admitted(self, event: Admitted) -> Iterator[str]:
+        life = self.live.get(event.request)
+        if life is None or life.running:
+            yield f"{event.request} is admitted but was not waiting"
+            return
+        life.running = True
+        self.running += 1
+        if self.running > self.header.capacity:
+            yield f"{self.running} requests run, {self.header.capacity} may"
+
+    def _stepped(self, event: Stepped) -> Iterator[str]:
+        if not self.step_ended <= event.started <= event.time:
+            yield "a step begins before the last one ended"
+        self.step_ended = event.time
+        if len(set(event.requests)) != len(event.requests):
+            yield "a request occurs twice in one step"
+        for name in sorted(self.must_end):
+            yield f"{name} should have ended before this step"
+        if event.paid < sum(event.computed):
+            yield f"{sum(event.computed)} tokens are computed but only {event.paid} paid for"
+        keys_read = 0
+        for name, computed, token in zip(event.requests, event.computed, event.tokens, strict=True):
+            running = self.live.get(name)
+            if running is None or not running.running:
+                yield f"{name} computes without running"
+                continue
+            yield from self._computed(name, running, computed, token)
+            keys_read += running.computed
+        if keys_read != event.keys_read:
+            yield f"the step reads {keys_read} keys, not {event.keys_read}"
+
+    def _computed(self, name: str, life: _Life, computed: int, token: int | None) -> Iterator[str]:
+        if not 1 <= computed <= life.uncomputed:
+            yield f"{name} computes {computed} tokens, but has {life.uncomputed} to compute"
+        whole = computed == life.uncomputed
+        life.computed += computed
+        if token is None:
+            if whole:  # only a request that ends at once may go without the token it computed
+                self.must_end.add(name)
+            return
+        if not whole:
+            yield f"{name} receives a token before its prompt is computed"
+        life.generated += 1
+        life.last_token = token
+        if life.generated >= life.token_limit or token in self.header.stop_token_ids:
+            self.must_end.add(name)
+        if life.generated > life.token_limit:
+            yield f"{name} receives {life.generated} tokens, its limit is {life.token_limit}"
+
+    def _finished(self, event: Finished) -> Iterator[str]:
+        life = self.live.pop(event.request, None)
+        if life is None:
+            yield f"{event.request} ends but was not there"
+            return
+        self.running -= life.running
+        self.must_end.discard(event.request)
+        if event.generated != life.generated:
+            yield f"{event.request} has {event.generated} tokens, but received {life.generated}"
+        if not self._bears_out(event.reason, life):
+            yield f"{event.request} ends by {event.reason.name}, which its tokens do not bear out"
+
+    def _bears_out(self, reason: FinishReason, life: _Life) -> bool:
+        stopped = life.last_token in self.header.stop_token_ids
+        full = life.prompt_tokens + life.generated == self.header.context_length
+        at_limit = life.generated == life.token_limit
+        match reason:
+            case FinishReason.TIMED_OUT:
+                return not life.running
+            case FinishReason.STOP_TOKEN:
+                return stopped
+            case FinishReason.STOP_STRING:
+                return life.generated > 0 and not stopped
+            case FinishReason.LENGTH:
+                return at_limit and not stopped
+            case FinishReason.CONTEXT:
+                return at_limit and full and not stopped
+            case _:
+                return True

@@ -1,0 +1,78 @@
+"""What can happen to a request, as small frozen records.
+
+An event says what happened and when; it knows nothing about why. Requests appear by id, so
+that a trace can be saved, loaded and judged without the engine that wrote it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from servelab.request import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A request arrived and entered the request queue."""
+
+    time: float
+    request: str
+    user: str
+    prompt: str  # as a reader would write it, for labels
+    prompt_tokens: int
+    token_limit: int  # the most tokens the answer can have
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request arrived and found no place. It never began, so it never ends."""
+
+    time: float
+    request: str
+    user: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request left the request queue and entered the processing queue."""
+
+    time: float
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """The model ran once. The tuples are parallel: one place for each request of the step.
+
+    computed: how many of the request's tokens were computed.
+    tokens: the token each received; None when its prompt is not finished, or the token was
+        discarded because the request failed or was cancelled while the model ran.
+    paid: tokens computed in all, padding included.
+    keys_read: stored tokens that attention read, over all requests of the step.
+    """
+
+    time: float  # when it ended
+    started: float
+    requests: tuple[str, ...]
+    computed: tuple[int, ...]
+    tokens: tuple[int | None, ...]
+    paid: int
+    keys_read: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An accepted request ended, for one reason."""
+
+    time: float
+    request: str
+    reason: FinishReason
+    generated: int  # tokens of the answer
+    cause: str = ""
+
+
+Event = Accepted | Refused | Admitted | Stepped | Finished
+EVENT_KINDS: tuple[type[Event], ...] = (Accepted, Refused, Admitted, Stepped, Finished)
