@@ -277,6 +277,15 @@ def test_an_interrupted_set_up_starts_from_nothing(start: ModuleType, programs: 
     assert not (start.VENV / "half-a-package").exists()
 
 
+def test_an_interrupted_update_is_not_mistaken_for_the_set_up_before_it(start, programs: Programs) -> None:
+    start.main([])
+    change(start.ROOT / "pyproject.toml", "rich==15.0.0", "rich==15.0.1")
+    programs.pip_fails_with("anything")
+    start.main([])
+    change(start.ROOT / "pyproject.toml", "rich==15.0.1", "rich==15.0.0")
+    assert not start.is_set_up(start.Kind.COURSE)
+
+
 def test_jupyterlab_is_served_to_this_machine_only(start: ModuleType, programs: Programs) -> None:
     start.main(["--no-browser"])
     [lab] = programs.started("-m jupyterlab")
@@ -343,6 +352,16 @@ def test_a_damaged_wheel_is_recognised_in_what_pip_really_says(start: ModuleType
     assert "A download was damaged" in start.explain_pip(log)
 
 
+def test_a_wrong_checksum_is_recognised_in_what_pip_really_says(start: ModuleType, tmp_path: Path) -> None:
+    page = tmp_path / "index" / "no-such-thing" / "index.html"
+    page.parent.mkdir(parents=True)
+    wheel = "no_such_thing-1-py3-none-any.whl"
+    (page.parent / wheel).write_bytes(b"not what was published")
+    page.write_text(f'<a href="{wheel}#sha256={"0" * 64}">{wheel}</a>', encoding="utf-8")
+    log = real_pip_log(tmp_path, "--index-url", (tmp_path / "index").as_uri())
+    assert "A download was damaged" in start.explain_pip(log)
+
+
 @pytest.mark.parametrize(
     ("log", "said"),
     [
@@ -398,14 +417,14 @@ def test_a_folder_that_cannot_be_written_ends_in_one_sentence(start, programs, m
 
 @pytest.fixture
 def index() -> Iterator[str]:
-    """A package index that has torch under /good, says 404 elsewhere, and hangs under /slow."""
+    """A package index that has torch, except under /empty, and takes its time under /slow."""
     wait = threading.Event()
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             if self.path.startswith("/slow"):
-                wait.wait(10)
-            self.send_response(200 if self.path == "/good/torch/" else 404)
+                wait.wait(5)
+            self.send_response(404 if self.path.startswith("/empty") else 200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -429,6 +448,7 @@ def test_an_index_must_answer_soon_and_have_torch(index: str, monkeypatch) -> No
     assert not answers(f"{index}/empty")
     assert not answers(f"{index}/slow")
     assert not answers(dead_address())
+    assert not answers("http://[not an address")
     assert answers("file:///some/folder")
 
 

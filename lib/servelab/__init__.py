@@ -3,6 +3,8 @@
 Importing this is quick: torch is imported when a real model is first needed.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from servelab.clock import VirtualClock, WallClock
 from servelab.cost import CostModel
 from servelab.drivers import replay, run, simulate
@@ -17,8 +19,12 @@ from servelab.request import FinishReason, InvalidRequest, Request, RequestState
 from servelab.trace import Trace, check_trace
 from servelab.workloads import Arrival, Workload, poisson, users
 
+if TYPE_CHECKING:
+    from servelab.models.causal_lm import CausalLM
+
 __all__ = [
     "Arrival",
+    "CausalLM",
     "Continuous",
     "CostModel",
     "DynamicBatch",
@@ -56,3 +62,12 @@ __all__ = [
     "summary",
     "users",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the one name that needs torch when it is first asked for (PEP 562)."""
+    if name == "CausalLM":
+        from servelab.models.causal_lm import CausalLM
+
+        return CausalLM
+    raise AttributeError(f"servelab has no {name!r}")

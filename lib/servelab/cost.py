@@ -24,8 +24,8 @@ class CostModel:
     Beyond the last point the last line goes on; below the first, the first.
     """
 
-    points: tuple[tuple[int, float], ...] = ((1, 0.033), (8, 0.060), (32, 0.094), (64, 0.149), (256, 0.50))
-    seconds_per_key: float = 2e-6
+    points: tuple[tuple[int, float], ...] = ((1, 0.0195), (8, 0.024), (32, 0.0365), (64, 0.057), (256, 0.151))
+    seconds_per_key: float = 1.3e-5
 
     def __post_init__(self) -> None:
         sizes = [tokens for tokens, _ in self.points]

@@ -7,9 +7,11 @@ arrival in the middle of a step finds the queues as they were then.
 
 from __future__ import annotations
 
+import gc
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 
 from servelab.clock import VirtualClock, WallClock
@@ -23,6 +25,7 @@ from servelab.trace import Trace
 from servelab.workloads import Arrival, Workload
 
 OnStep = Callable[[Engine], None]
+OnArrival = Callable[[Request], None]
 
 
 def simulate(
@@ -44,8 +47,21 @@ def simulate(
         cost=cost,
         seed=_seed_of(workload),
     )
-    run(engine, workload)
+    with _collector_paused():
+        run(engine, workload)
     return engine.trace
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """The cycle collector reads the growing trace again and again and finds nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def replay(
@@ -55,10 +71,11 @@ def replay(
     *,
     max_queue_size: int = 128,
     order: QueueOrder = QueueOrder.FIFO,
+    on_arrival: OnArrival | None = None,
     on_step: OnStep | None = None,
     progress: bool = True,
 ) -> Trace:
-    """Run a workload in real time. `on_step` is called with the engine after every step."""
+    """Run a workload in real time. For `on_arrival` and `on_step` see `run()`."""
     from tqdm.auto import tqdm
 
     arrivals = tuple(workload)
@@ -71,7 +88,7 @@ def replay(
         seed=_seed_of(workload),
     )
     with tqdm(total=len(arrivals), unit="answer", disable=not progress, leave=False) as bar:
-        run(engine, arrivals, on_step=on_step, on_end=bar.update)
+        run(engine, arrivals, on_arrival=on_arrival, on_step=on_step, on_end=bar.update)
     return engine.trace
 
 
@@ -83,11 +100,17 @@ def run(
     engine: Engine,
     workload: Iterable[Arrival],
     *,
+    on_arrival: OnArrival | None = None,
     on_step: OnStep | None = None,
     on_end: Callable[[], object] | None = None,
 ) -> None:
-    """Drive an engine until a workload is over. `on_end` is called as each request ends or is refused."""
-    agenda = _Agenda(engine, workload, on_end)
+    """Drive an engine until a workload is over.
+
+    on_arrival: called with each new request, before it is submitted.
+    on_step: called with the engine after every step.
+    on_end: called as each request ends or is refused.
+    """
+    agenda = _Agenda(engine, workload, on_arrival, on_end)
     while True:
         agenda.carry_out(until=engine.clock.now())
         step = engine.begin_step()
@@ -109,9 +132,14 @@ class _Agenda:
     """What users will do: arrive, and leave when their patience is at an end."""
 
     def __init__(
-        self, engine: Engine, workload: Iterable[Arrival], on_end: Callable[[], object] | None
+        self,
+        engine: Engine,
+        workload: Iterable[Arrival],
+        on_arrival: OnArrival | None,
+        on_end: Callable[[], object] | None,
     ) -> None:
         self._engine = engine
+        self._on_arrival = on_arrival
         self._on_end = on_end
         self._order = count()  # keeps arrivals at the same time in their order
         self._actions: list[tuple[float, int, Arrival | Request]] = []
@@ -140,6 +168,8 @@ class _Agenda:
         request = arrival.request()
         if self._on_end is not None:
             request.on_finish = self._ended
+        if self._on_arrival is not None:
+            self._on_arrival(request)
         try:
             self._engine.submit(request, at=moment)
         except QueueFull:

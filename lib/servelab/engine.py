@@ -272,7 +272,7 @@ class Engine:
         asked = request.params.max_new_tokens
         if room < (asked or 1):
             raise InvalidRequest(
-                f"A prompt of {len(prompt_ids)} tokens and an answer of {asked or 1} or more are too long for "
+                f"A prompt of {len(prompt_ids)} tokens and an answer of {asked or 1} or more exceed "
                 f"the context of {self.model.context_length}: shorten the prompt or ask for fewer new tokens."
             )
         return prompt_ids

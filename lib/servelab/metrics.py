@@ -33,6 +33,7 @@ class RequestMetrics:
     finished: float | None = None
     reason: FinishReason | None = None
     token_times: list[float] = field(default_factory=list)
+    token_steps: list[int] = field(default_factory=list)  # the step of each token, counted from 0
 
     @property
     def served(self) -> bool:
@@ -103,6 +104,7 @@ def request_metrics(trace: Trace) -> list[RequestMetrics]:
     """One entry per accepted request, in order of arrival. A reused id counts again."""
     finished: list[RequestMetrics] = []
     live: dict[str, RequestMetrics] = {}
+    step = 0
     for event in trace.events:
         match event:
             case Accepted():
@@ -115,6 +117,8 @@ def request_metrics(trace: Trace) -> list[RequestMetrics]:
                 for name, token in zip(event.requests, event.tokens, strict=True):
                     if token is not None and name in live:
                         live[name].token_times.append(event.time)
+                        live[name].token_steps.append(step)
+                step += 1
             case Finished() if event.request in live:
                 live[event.request].finished = event.time
                 live.pop(event.request).reason = event.reason

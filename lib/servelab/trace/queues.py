@@ -17,7 +17,10 @@ class QueueLengths(NamedTuple):
 
 
 def queue_lengths(trace: Trace) -> list[QueueLengths]:
-    """One entry for each change, beginning with (0, 0, 0)."""
+    """One entry for each moment at which something changed, with everything of that moment done.
+
+    Begins at 0, with nobody there unless somebody came at 0.
+    """
     lengths = [QueueLengths(0.0, 0, 0)]
     waiting: set[str] = set()
     running: set[str] = set()
@@ -33,5 +36,7 @@ def queue_lengths(trace: Trace) -> list[QueueLengths]:
                 running.discard(event.request)
             case _:
                 continue
+        if lengths[-1].time == event.time:
+            lengths.pop()
         lengths.append(QueueLengths(event.time, len(waiting), len(running)))
     return lengths

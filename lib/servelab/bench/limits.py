@@ -1,0 +1,32 @@
+"""What this machine can do at most, so that a step's time can be held against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from servelab.bench.measure import Measurement, seconds
+from servelab.models import model_thread
+
+REPEATS = 7
+FLOATS = 64 * 2**20  # 256 MB: far more than any cache holds
+SIDE = 1536
+
+
+def machine_limits() -> Iterator[Measurement]:
+    """Reading memory once, and multiplying matrices, on the thread on which models run."""
+    yield Measurement("machine: reading memory", "GB/s", model_thread.call(_bandwidth))
+    yield Measurement("machine: float32 matrix product", "GFLOP/s", model_thread.call(_matmul))
+
+
+def _bandwidth() -> tuple[float, ...]:
+    numbers = torch.ones(FLOATS)
+    numbers.sum()
+    return tuple(4 * FLOATS / seconds(numbers.sum) / 1e9 for _ in range(REPEATS))
+
+
+def _matmul() -> tuple[float, ...]:
+    left, right = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE)
+    left @ right
+    return tuple(2 * SIDE**3 / seconds(lambda: left @ right) / 1e9 for _ in range(REPEATS))

@@ -1,0 +1,86 @@
+"""`servelab`: the course's tools in a terminal.
+
+Each command imports what it needs when it is called, so that `servelab --help` is quick.
+Whatever goes wrong for a known reason is one sentence and a non-zero exit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not _is_known(error):
+            raise
+        print(f"servelab: {error}", file=sys.stderr)
+        return 1
+
+
+def _is_known(error: Exception) -> bool:
+    """Errors whose message was written for the person at the terminal."""
+    from servelab.models.smollm2 import WeightsError
+
+    return isinstance(error, WeightsError)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="servelab", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="is everything here that the course needs?")
+    doctor.add_argument("--json", action="store_true", help="for machines")
+    doctor.set_defaults(run=_doctor)
+
+    weights = commands.add_parser("weights", help="fetch the default model, once")
+    weights.set_defaults(run=_weights)
+
+    demo = commands.add_parser("demo", help="three users, two at a time, streaming side by side")
+    demo.add_argument("--scripted", action="store_true", help="at once, without a real model")
+    demo.add_argument("--tokens", type=int, default=24, metavar="N", help="longest answer (default 24)")
+    demo.add_argument("--output", type=Path, default=Path("demo"), metavar="FOLDER", help="where to save")
+    demo.set_defaults(run=_demo)
+
+    bench = commands.add_parser("bench", help="measure, and say on which machine")
+    bench.add_argument("what", choices=["core"])
+    bench.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON too")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from servelab.lab import doctor
+
+    return doctor.run(as_json=options.json)
+
+
+def _weights(options: argparse.Namespace) -> int:
+    from servelab.models import smollm2
+
+    print(f"The weights are in {smollm2.fetch()}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from servelab.lab import demo
+
+    return demo.run(scripted=options.scripted, tokens=options.tokens, folder=options.output)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from servelab.bench import core
+
+    return core.run(options.output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""For learners: figures, live text, predictions, exercises, the doctor. Nothing else imports this."""
+
+from servelab.lab.figures import (
+    Drawing,
+    interleaving_timeline,
+    load_panels,
+    queue_state,
+    step_occupancy,
+)
+from servelab.lab.knobs import knobs
+from servelab.lab.live import watch
+from servelab.lab.predict import compare, predict
+from servelab.lab.source import source
+
+__all__ = [
+    "Drawing",
+    "compare",
+    "interleaving_timeline",
+    "knobs",
+    "load_panels",
+    "predict",
+    "queue_state",
+    "source",
+    "step_occupancy",
+    "watch",
+]

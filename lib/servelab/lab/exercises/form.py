@@ -1,0 +1,83 @@
+"""What an exercise says back: not started, not yet, or passed, and what was seen.
+
+A check never raises in the notebook, and never hides what the learner's code raised: it shows
+it, shortened to their lines.
+"""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from html import escape
+from pathlib import Path
+from typing import ParamSpec
+
+import servelab
+
+Parameters = ParamSpec("Parameters")
+
+
+class Verdict(Enum):
+    NOT_STARTED = "Not started"
+    NOT_YET = "Not yet"
+    PASSED = "Passed"
+
+
+COLOURS = {Verdict.NOT_STARTED: "#666666", Verdict.NOT_YET: "#B8500A", Verdict.PASSED: "#00755E"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A verdict and a sentence about what was observed and what was expected."""
+
+    verdict: Verdict
+    seen: str
+
+    def __repr__(self) -> str:
+        return f"{self.verdict.value}. {self.seen}"
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<div style="border-left: 0.4em solid {COLOURS[self.verdict]}; padding: 0.3em 0.8em; '
+            f'white-space: pre-wrap"><b>{self.verdict.value}.</b> {escape(self.seen)}</div>'
+        )
+
+
+class NotYet(Exception):
+    """Raised inside a check: the message says what was observed and what was expected."""
+
+
+class NotStarted(Exception):
+    """Raised inside a check: the stub is as it was."""
+
+
+def exercise(check: Callable[Parameters, str]) -> Callable[Parameters, Result]:
+    """Turn a check, which returns its pass line or raises, into one that always returns a Result."""
+
+    @functools.wraps(check)
+    def checked(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        try:
+            return Result(Verdict.PASSED, check(*arguments, **named))
+        except NotStarted as stub:
+            return Result(Verdict.NOT_STARTED, str(stub))
+        except NotYet as observed:
+            return Result(Verdict.NOT_YET, str(observed))
+        except servelab.InvalidPlan as invalid:
+            return Result(Verdict.NOT_YET, str(invalid))
+        except Exception as error:
+            return Result(Verdict.NOT_YET, f"Your code raised an error.\n{_their_lines(error)}")
+
+    return checked
+
+
+def _their_lines(error: Exception) -> str:
+    """The traceback without the library's own frames."""
+    library = str(Path(servelab.__file__).parent)
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(library)
+    ]
+    lines = [f"line {frame.lineno}, in {frame.name}: {frame.line}" for frame in frames]
+    return "\n".join([*lines, f"{type(error).__name__}: {error}"])

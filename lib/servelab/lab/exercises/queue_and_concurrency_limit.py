@@ -1,0 +1,152 @@
+"""The exercises of the lesson on the queue and the concurrency limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import count
+
+from servelab.clock import VirtualClock
+from servelab.drivers import run, simulate
+from servelab.engine import Engine
+from servelab.lab.exercises.form import NotStarted, NotYet, exercise
+from servelab.metrics import request_metrics, summary
+from servelab.models.scripted import ScriptedModel
+from servelab.policies import Interleaved, Policy
+from servelab.trace import Accepted, Admitted, Finished, Stepped, Trace, TraceViolation, check_trace
+from servelab.workloads import Workload, poisson
+
+STEP_BUDGET = 5_000
+SECONDS = 5.0
+GAP = 0.25  # seconds
+
+
+def busy_hour() -> Trace:
+    """The run that exercise 1 reads: ten users come faster than two at a time can be answered."""
+    arrivals = poisson(4.0, 10, seed=5, prompt_tokens=(8, 16), new_tokens=(10, 30))
+    return simulate(arrivals, Interleaved(2), max_queue_size=4)
+
+
+@exercise
+def check_where(trace: Trace, request: str, moment: float, answer: str | None) -> str:
+    """Where a request was at a moment: "waiting", "running" or "finished"."""
+    if answer is None:
+        raise NotStarted('Write "waiting", "running" or "finished" in place of None.')
+    one = next(entry for entry in request_metrics(trace) if entry.request == request)
+    if answer not in ("waiting", "running", "finished"):
+        raise NotYet(f'You answered {answer!r}; answer "waiting", "running" or "finished".')
+    was = _state_at(moment, one.admitted, one.finished)
+    if answer != was:
+        when = "never" if one.admitted is None else f"{one.admitted:.2f} s"
+        raise NotYet(
+            f"You answered {answer!r} for {moment} s. "
+            f"It arrived at {one.arrived:.2f} s and was admitted: {when}."
+        )
+    return f"At {moment} s {request} was {was}."
+
+
+def _state_at(moment: float, admitted: float | None, finished: float | None) -> str:
+    if finished is not None and moment >= finished:
+        return "finished"
+    return "running" if admitted is not None and moment >= admitted else "waiting"
+
+
+@exercise
+def check_smallest_first(make_policy: Callable[[int], Policy]) -> str:
+    """Whether a policy admits whoever asked for the fewest new tokens, and leaves no place free."""
+    workloads = [poisson(30.0, 20, seed=seed, prompt_tokens=(2, 6), new_tokens=(2, 20)) for seed in range(5)]
+    traces = [_traced(workload, make_policy(3)) for workload in workloads]
+    if all(_admissions(trace) == _arrivals(trace) for trace in traces):
+        raise NotStarted("It still admits in order of arrival.")
+    for trace in traces:
+        _expect_smallest_first(trace)
+        _expect_no_free_place(trace)
+    return "Whoever wants least is served first, no place stays free, and everyone is answered once."
+
+
+def _traced(workload: Workload, policy: Policy) -> Trace:
+    """Run a learner's policy within a budget of steps and seconds, and judge its trace."""
+    engine = Engine(ScriptedModel.long_text(), policy, max_queue_size=1000, clock=VirtualClock())
+    steps, began = count(1), time.perf_counter()
+
+    def within_budget(_: Engine) -> None:
+        if next(steps) > STEP_BUDGET:
+            raise NotYet(f"After {STEP_BUDGET} steps somebody still has no whole answer: let everyone go on.")
+        if time.perf_counter() - began > SECONDS:
+            raise NotYet(f"It takes longer than {SECONDS:g} s: plan() should look at few requests.")
+
+    run(engine, workload, on_step=within_budget)
+    try:
+        check_trace(engine.trace)
+    except TraceViolation as violation:
+        raise NotYet(f"The run breaks a rule: {violation}") from violation
+    return engine.trace
+
+
+def _arrivals(trace: Trace) -> list[str]:
+    return [event.request for event in trace.of_kind(Accepted)]
+
+
+def _admissions(trace: Trace) -> list[str]:
+    return [event.request for event in trace.of_kind(Admitted)]
+
+
+def _expect_smallest_first(trace: Trace) -> None:
+    waiting: dict[str, int] = {}
+    for event in trace.events:
+        match event:
+            case Accepted():
+                waiting[event.request] = event.token_limit
+            case Admitted():
+                smallest = min(waiting, key=waiting.__getitem__)
+                if waiting[event.request] > waiting[smallest]:
+                    raise NotYet(
+                        f"At {event.time:.2f} s it admitted {event.request}, which wants "
+                        f"{waiting[event.request]} tokens, while {smallest}, which wants "
+                        f"{waiting[smallest]}, was waiting."
+                    )
+                del waiting[event.request]
+
+
+def _expect_no_free_place(trace: Trace) -> None:
+    """At the beginning of every step, whoever can run should."""
+    waiting: dict[str, float] = {}
+    running: set[str] = set()
+    admitted_at: dict[str, float] = {event.request: event.time for event in trace.of_kind(Admitted)}
+    for event in trace.events:
+        match event:
+            case Accepted():
+                waiting[event.request] = event.time
+            case Admitted():
+                del waiting[event.request]
+                running.add(event.request)
+            case Finished():
+                running.discard(event.request)
+            case Stepped():
+                left_out = [name for name, arrived in waiting.items() if arrived <= event.started]
+                held = [name for name in running if admitted_at[name] <= event.started]
+                if left_out and len(held) < trace.header.capacity:
+                    raise NotYet(
+                        f"At {event.started:.2f} s a place was free while {left_out[0]} was waiting: "
+                        "admit as many as there is room for."
+                    )
+
+
+def gap_at(limit: int) -> float:
+    """95th percentile of the gaps between tokens at a limit, in the run of the extra exercise (simulated)."""
+    workload = poisson(2.0, 40, seed=7, prompt_tokens=(8, 30), new_tokens=(30, 60))
+    return summary(simulate(workload, Interleaved(limit), max_queue_size=1000)).itl_p95
+
+
+@exercise
+def check_largest_limit(answer: int | None) -> str:
+    """The largest limit whose 95th-percentile gap stays under `GAP` seconds."""
+    if answer is None:
+        raise NotStarted("Write a number in place of None.")
+    if not isinstance(answer, int) or answer < 1:
+        raise NotYet(f"You answered {answer!r}; a limit is a whole number from 1.")
+    if gap_at(answer) >= GAP:
+        raise NotYet(f"With limit {answer} the gap is {gap_at(answer):.3f} s, which is not under {GAP} s.")
+    if gap_at(answer + 1) < GAP:
+        raise NotYet(f"Limit {answer + 1} still keeps the gap at {gap_at(answer + 1):.3f} s, under {GAP} s.")
+    return f"Limit {answer} keeps the gap at {gap_at(answer):.3f} s; limit {answer + 1} would not."

@@ -1,0 +1,94 @@
+"""A finished figure together with what it says in words.
+
+Shows itself in a notebook as a PNG, with the words as its alternative text and as its
+stable plain-text form.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+
+from servelab.lab.figures import palette
+
+STYLE: dict[str, Any] = {
+    "font.family": palette.fonts(),
+    "font.size": palette.LETTERS,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": palette.INK,
+    "axes.labelcolor": palette.INK,
+    "axes.labelsize": palette.LETTERS,
+    "xtick.labelsize": palette.LETTERS,
+    "ytick.labelsize": palette.LETTERS,
+    "text.color": palette.INK,
+    "hatch.linewidth": 0.8,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """figure: a matplotlib figure. words: what it shows, for readers who do not see it."""
+
+    figure: Figure
+    words: str
+
+    def png(self) -> bytes:
+        buffer = io.BytesIO()
+        # No software version in the file: the same figure gives the same bytes.
+        self.figure.savefig(buffer, format="png", dpi=palette.DOTS_PER_INCH, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def save(self, path: str | Path) -> Path:
+        path = Path(path)
+        path.write_bytes(self.png())
+        return path
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"image/png": self.png(), "text/plain": self.words}, {"image/png": {"alt": self.words}}
+
+    def __repr__(self) -> str:
+        return self.words
+
+
+def course_style() -> AbstractContextManager[None]:
+    """Draw in the letters and lines of this course."""
+    return rc_context(STYLE)  # type: ignore[arg-type]  # the stubs want every key as a literal
+
+
+def text_width(text: str, size: float = palette.LETTERS) -> float:
+    """Width of a text in inches."""
+    with course_style():
+        path = TextPath((0, 0), text or " ", size=size, prop=FontProperties(family=palette.fonts()))
+    return float(path.get_extents().width) / 72
+
+
+def cut_to(text: str, inches: float) -> str:
+    """The text, or as much of its beginning as fits, with an ellipsis."""
+    if text_width(text) <= inches:
+        return text
+    while text and text_width(text + "…") > inches:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def lines_height(text: str) -> float:
+    """Inches that a title takes."""
+    return 0.24 * (text.count("\n") + 1)
+
+
+def title(figure: Figure, axes: Axes, text: str) -> None:
+    """The sentence above a figure, from the left edge of its axes."""
+    left = axes.get_position().x0
+    figure.text(
+        left, 1 - 0.12 / figure.get_figheight(), text, fontsize=palette.TITLE_LETTERS, va="top", ha="left"
+    )

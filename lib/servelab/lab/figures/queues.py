@@ -1,0 +1,138 @@
+"""The two queues over time: how many wait, how many run, their limits, and who was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from servelab.lab.figures import palette
+from servelab.lab.figures.drawing import Drawing, course_style, lines_height, text_width, title
+from servelab.trace import Refused, Trace
+from servelab.trace.queues import QueueLengths, queue_lengths
+
+
+def queue_state(trace: Trace, *, says: str = "") -> Drawing:
+    """Draw both queues in seconds, each in its own panel, with limits and refusals."""
+    lengths = _settled(queue_lengths(trace), (trace.duration or 1.0) / 500)
+    refused = [event.time for event in trace.of_kind(Refused)]
+    says = says or _default_title(trace, lengths, refused)
+    with course_style():
+        height = 4.3 + lines_height(says)
+        figure = Figure(figsize=(palette.WIDTH, height), facecolor=palette.PAPER)
+        waiting, running = figure.subplots(2, 1, sharex=True)
+        top = 1 - (0.45 + lines_height(says)) / height
+        figure.subplots_adjust(left=0.1, right=0.97, top=top, bottom=0.78 / height, hspace=0.35)
+        end = max(trace.duration, 1e-9)
+        room = trace.header.max_queue_size
+        _steps(waiting, lengths, [one.waiting for one in lengths], end, palette.WAITING)
+        _steps(running, lengths, [one.running for one in lengths], end, palette.USER_COLOURS[0])
+        most = max(one.waiting for one in lengths)
+        _name_panel(waiting, "request queue: waiting", room, f"max_queue_size {room}", most)
+        limit = trace.header.capacity
+        _name_panel(running, "processing queue: running", limit, f"limit {limit}", limit)
+        _mark_refusals(waiting, refused)
+        running.set_xlim(0, end)
+        running.set_xlabel(f"seconds\n{trace.header.model}   ·   {trace.header.evidence.value}")
+        title(figure, waiting, says)
+    return Drawing(figure, _words(trace, lengths, refused, says))
+
+
+def draw_queue_strip(
+    axes: Axes, trace: Trace, place: Callable[[float], float], start: float, stop: float
+) -> None:
+    """Both queues in one small panel under another figure, on that figure's axis."""
+    lengths = _settled(queue_lengths(trace), (trace.duration or 1.0) / 500)
+    places = [*(place(one.time) for one in lengths), max(stop, place(trace.duration))]
+    waiting = [one.waiting for one in lengths]
+    running = [one.running for one in lengths]
+    axes.fill_between(
+        places, [*waiting, waiting[-1]], step="post", color=palette.WAITING, alpha=0.6, linewidth=0
+    )
+    axes.step(places, [*running, running[-1]], where="post", color=palette.INK, linewidth=1.8)
+    top = max([trace.header.capacity, *waiting])
+    axes.set(xlim=(start, stop), ylim=(0, top * 1.35 + 0.3))
+    axes.text(-0.055, 0.5, "requests", transform=axes.transAxes, ha="right", va="center")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
+    inch = (stop - start) / (axes.get_position().width * palette.WIDTH)
+    limit = f"running (limit {trace.header.capacity})"
+    axes.text(start + 0.08 * inch, trace.header.capacity + top * 0.04, limit, ha="left", va="bottom")
+    _name_widest(axes, places, waiting, start, stop, inch)
+
+
+def _settled(lengths: Sequence[QueueLengths], shortest: float) -> list[QueueLengths]:
+    """Without the blink between one request's end and the next one's admission."""
+    lasting = [one for one, after in pairwise(lengths) if after.time - one.time > shortest]
+    return [*lasting, lengths[-1]]
+
+
+def _name_widest(
+    axes: Axes, places: Sequence[float], waiting: Sequence[int], start: float, stop: float, inch: float
+) -> None:
+    """Write "waiting" into the area's widest part, where there is room."""
+    stretches: list[tuple[float, float, int]] = []
+    left = None
+    for number, count in enumerate(waiting):
+        if count and left is None:
+            left = places[number]
+        if left is not None and (not count or number == len(waiting) - 1):
+            right = places[number] if not count else places[number + 1]
+            stretches.append((max(left, start), min(right, stop), count or waiting[number - 1]))
+            left = None
+    widest = max(stretches, key=lambda stretch: stretch[1] - stretch[0], default=None)
+    if widest is not None and (widest[1] - widest[0]) / inch > text_width("waiting") + 0.1:
+        axes.text((widest[0] + widest[1]) / 2, 0.12, "waiting", ha="center", va="bottom", color="#5E1F45")
+
+
+def _steps(
+    axes: Axes, lengths: Sequence[QueueLengths], values: Sequence[int], end: float, colour: str
+) -> None:
+    times = [*(one.time for one in lengths), end]
+    axes.fill_between(times, [*values, values[-1]], step="post", color=colour, alpha=0.35, linewidth=0)
+    axes.step(times, [*values, values[-1]], where="post", color=colour, linewidth=1.8)
+
+
+def _name_panel(axes: Axes, name: str, limit: int, limit_name: str, most: int) -> None:
+    axes.set_title(name, loc="left", fontsize=palette.LETTERS, color=palette.INK, pad=4)
+    near = limit <= 3 * max(most, 1)
+    top = max(most, limit if near else 0, 1)
+    axes.set_ylim(0, top * 1.22)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
+    if near and limit > 0:
+        axes.axhline(limit, color=palette.FAINT, linestyle="--", linewidth=1)
+    where = limit_name if near else f"{limit_name}, far above"
+    axes.set_title(where, loc="right", fontsize=palette.LETTERS, color=palette.FAINT, pad=4)
+
+
+def _mark_refusals(axes: Axes, refused: Sequence[float]) -> None:
+    if not refused:
+        return
+    height = axes.get_ylim()[1] * 0.93
+    axes.plot(refused, [height] * len(refused), "x", color=palette.REFUSED, markersize=7, markeredgewidth=1.8)
+    axes.annotate(
+        f"{len(refused)} refused",
+        (refused[-1], height),
+        xytext=(8, 0),
+        textcoords="offset points",
+        va="center",
+        color=palette.REFUSED,
+    )
+
+
+def _default_title(trace: Trace, lengths: Sequence[QueueLengths], refused: Sequence[float]) -> str:
+    most = max(one.waiting for one in lengths)
+    turned_away = f", {len(refused)} were refused" if refused else ""
+    return f"At most {trace.header.capacity} generate at once; up to {most} waited{turned_away}."
+
+
+def _words(trace: Trace, lengths: Sequence[QueueLengths], refused: Sequence[float], says: str) -> str:
+    most_waiting = max(one.waiting for one in lengths)
+    most_running = max(one.running for one in lengths)
+    return (
+        f"Both queues over {trace.duration:.3g} seconds ({trace.header.evidence.value}). {says} "
+        f"Most waiting: {most_waiting}, with room for {trace.header.max_queue_size}. "
+        f"Most running: {most_running}, limit {trace.header.capacity}. Refused: {len(refused)}."
+    )

@@ -1,0 +1,133 @@
+"""The learner's own copies of the lessons.
+
+`notebooks/` holds the originals with their results, for readers without a kernel. A saved result under
+a question is its answer, so a learner works on a copy without any. Copies are made once and then belong
+to the learner: nothing here overwrites or deletes one. Knows nothing about running notebooks.
+
+    python -m servelab.lab.lessons              copy the lessons that are not in my-lessons/ yet
+    python -m servelab.lab.lessons --fresh 02   start lesson 02 again, keeping the old copy
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+ORIGINALS = REPOSITORY / "notebooks"
+COPIES = REPOSITORY / "my-lessons"
+
+
+class LessonError(Exception):
+    """A copy could not be made; the message says what to do next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A lesson started again: the new copy, and where the learner's old one went (None: there was none)."""
+
+    copy: Path
+    kept: Path | None
+
+
+def copy_new(originals: Path = ORIGINALS, copies: Path = COPIES) -> list[Path]:
+    """Copy every lesson that has no copy yet; returns the new copies."""
+    missing = [original for original in _lessons(originals) if not (copies / original.name).exists()]
+    return [_copy(original, copies) for original in missing]
+
+
+def start_again(lesson: str, originals: Path = ORIGINALS, copies: Path = COPIES) -> Fresh:
+    """Replace the copy of one lesson, named by its number or its whole name, by a fresh one.
+
+    The learner's copy stays beside it under a name with the date and time.
+    """
+    original = _find(lesson, originals)
+    copy = copies / original.name
+    kept = None
+    if copy.exists():
+        kept = _dated(copy, datetime.now())
+        copy.rename(kept)
+    return Fresh(_copy(original, copies), kept)
+
+
+def without_results(notebook: dict[str, Any]) -> dict[str, Any]:
+    """The same notebook as if no cell had ever been run."""
+    cells = [_not_run(cell) for cell in notebook["cells"]]
+    metadata = {key: value for key, value in notebook["metadata"].items() if key != "widgets"}
+    return {**notebook, "cells": cells, "metadata": metadata}
+
+
+def _not_run(cell: dict[str, Any]) -> dict[str, Any]:
+    if cell["cell_type"] != "code":
+        return cell
+    metadata = {key: value for key, value in cell["metadata"].items() if key != "execution"}
+    return {**cell, "outputs": [], "execution_count": None, "metadata": metadata}
+
+
+def _lessons(originals: Path) -> list[Path]:
+    return sorted(originals.glob("[0-9][0-9]_*.ipynb"))
+
+
+def _find(lesson: str, originals: Path) -> Path:
+    names = [original.stem for original in _lessons(originals)]
+    wanted = lesson.removesuffix(".ipynb")
+    matches = [name for name in names if wanted in (name, name.partition("_")[0], name.partition("_")[2])]
+    if not matches:
+        known = ", ".join(names) or "none yet"
+        raise LessonError(f"There is no lesson {lesson}: name one of these by its number or name ({known}).")
+    return originals / f"{matches[0]}.ipynb"
+
+
+def _copy(original: Path, copies: Path) -> Path:
+    notebook = without_results(json.loads(original.read_text(encoding="utf-8")))
+    copies.mkdir(exist_ok=True)
+    copy = copies / original.name
+    unfinished = copy.with_suffix(".unfinished")  # so that an interruption leaves no half lesson behind
+    unfinished.write_text(
+        json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n"
+    )
+    os.replace(unfinished, copy)
+    return copy
+
+
+def _dated(copy: Path, now: datetime) -> Path:
+    """A name for the old copy that is not taken: two restarts within a second keep both."""
+    stem, number = f"{copy.stem}.{now:%Y-%m-%d_%H-%M-%S}", 1
+    dated = copy.with_name(f"{stem}.ipynb")
+    while dated.exists():
+        number += 1
+        dated = copy.with_name(f"{stem}-{number}.ipynb")
+    return dated
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="servelab.lab.lessons", description="Make the learner's copies.")
+    parser.add_argument("--fresh", metavar="LESSON", help="start this lesson again, keeping the old copy")
+    lesson = parser.parse_args(arguments).fresh
+    try:
+        if lesson is None:
+            new = copy_new()
+            print(f"{len(new)} new lessons in {COPIES}" if new else f"Your lessons are in {COPIES}")
+        else:
+            fresh = start_again(lesson)
+            print(
+                f"A fresh copy is in {fresh.copy}" + (f", your old one in {fresh.kept}" if fresh.kept else "")
+            )
+    except LessonError as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except OSError as problem:
+        reason = problem.strerror or problem
+        print(f"Cannot write in {COPIES} ({reason}): close the lesson, or free some space.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

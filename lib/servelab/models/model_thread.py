@@ -1,0 +1,64 @@
+"""The one thread on which models run.
+
+PyTorch gives every thread that computes its own team of workers, and two teams on the same cores
+fight: on two cores a model step went from 32 ms to 60-87 ms while a second thread that had run torch
+was merely alive. So loading, stepping and releasing all happen here, in the order asked for, however
+many engines and threads there are. Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+_here = threading.local()
+
+
+def _mark() -> None:
+    _here.is_model_thread = True
+
+
+def _new_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="servelab-model", initializer=_mark)
+
+
+_thread = _new_thread()
+
+
+def _after_fork() -> None:
+    """Threads do not survive a fork, so the child process starts its own."""
+    global _thread
+    _thread = _new_thread()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def submit(
+    function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Future[Result]:
+    """Have the model thread call the function, after everything it was asked before; do not wait."""
+    return _thread.submit(function, *args, **kwargs)
+
+
+def call(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    """Have the model thread call the function, and wait for the result.
+
+    When the waiting is interrupted (Ctrl-C, a stopped notebook cell), what already runs is finished,
+    and whatever is submitted next comes after it.
+    """
+    if getattr(_here, "is_model_thread", False):
+        return function(*args, **kwargs)
+    future = submit(function, *args, **kwargs)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()  # has an effect only if it has not begun
+        raise

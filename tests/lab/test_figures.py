@@ -1,0 +1,124 @@
+"""Figures: what they say, that their letters can be read, and that nothing in them is a box or rotated."""
+
+import matplotlib.text
+import pytest
+from hypothesis import given, settings
+from scenarios import Scenario, World, scenarios
+
+from servelab import Interleaved, ScriptedModel, StaticBatch, poisson, simulate, users
+from servelab.lab import interleaving_timeline, load_panels, queue_state, step_occupancy
+from servelab.lab.figures import Drawing, palette
+from servelab.lab.figures.timeline import HALF_CHARACTER, timeline_rows
+from servelab.models.scripted import utf8_bytes
+from servelab.trace import Stepped, Trace
+
+
+def three_users() -> Trace:
+    workload = users(["What is a queue?", "Why?", "Name three."], at=[0, 0, 0.12], max_new_tokens=[5, 3, 4])
+    return simulate(workload, Interleaved(2), ScriptedModel.round_robin())
+
+
+def crowd() -> Trace:
+    return simulate(poisson(6, 30, seed=2, new_tokens=(8, 40)), StaticBatch(4), max_queue_size=5)
+
+
+def drawings(trace: Trace) -> list[Drawing]:
+    return [
+        interleaving_timeline(trace),
+        interleaving_timeline(trace, axis="seconds"),
+        queue_state(trace),
+        step_occupancy(trace),
+        load_panels(trace, says="Load."),
+    ]
+
+
+def texts(drawing: Drawing) -> list[matplotlib.text.Text]:
+    return [
+        one for one in drawing.figure.findobj(matplotlib.text.Text) if one.get_visible() and one.get_text()
+    ]
+
+
+@pytest.mark.parametrize("trace", [three_users(), crowd()], ids=["three users", "a crowd"])
+def test_letters_are_readable_at_700_pixels_and_none_is_rotated(trace: Trace) -> None:
+    for drawing in drawings(trace):
+        pixels_per_point = 700 / (drawing.figure.get_figwidth() * 72)
+        assert min(one.get_fontsize() for one in texts(drawing)) * pixels_per_point >= 12
+        assert all(one.get_rotation() == 0 for one in texts(drawing))
+
+
+@pytest.mark.parametrize("trace", [three_users(), crowd()], ids=["three users", "a crowd"])
+def test_every_figure_says_what_kind_of_evidence_it_is_and_has_words(trace: Trace) -> None:
+    for drawing in drawings(trace):
+        assert any("simulated" in one.get_text() for one in texts(drawing))
+        assert "simulated" in drawing.words
+        data, metadata = drawing._repr_mimebundle_()
+        assert data["image/png"].startswith(b"\x89PNG")
+        assert data["text/plain"] == metadata["image/png"]["alt"] == repr(drawing)
+
+
+@given(scenarios)
+@settings(max_examples=15)
+def test_any_trace_can_be_drawn(scenario: Scenario) -> None:
+    for drawing in drawings(World(scenario).trace):
+        drawing.png()
+
+
+def test_equal_traces_give_equal_pictures() -> None:
+    assert interleaving_timeline(three_users()).png() == interleaving_timeline(three_users()).png()
+
+
+def test_a_cell_for_each_token_in_the_step_in_which_it_came() -> None:
+    trace = three_users()
+    rows = timeline_rows(trace)
+    assert [[cell.step for cell in row.cells] for row in rows] == [[0, 2, 4, 6, 8], [1, 3, 5], [7, 9, 10, 11]]
+    assert [cell.piece.strip() for cell in rows[0].cells] == ["A", "queue", "is", "a", "line"]
+    assert [cell.is_prompt for cell in rows[1].cells] == [True, False, False]
+
+
+def test_a_prompt_has_its_true_width_in_seconds() -> None:
+    trace = simulate(users(["long " * 40, "b"], max_new_tokens=3), Interleaved(2))
+    prompt, *others = (cell.ended - cell.started for cell in timeline_rows(trace)[0].cells)
+    first = next(trace.of_kind(Stepped))
+    assert prompt == first.time - first.started
+    assert prompt > 2 * max(others)
+
+
+def test_half_a_character_says_so() -> None:
+    trace = simulate(users(["日本"], max_new_tokens=4), Interleaved(1), ScriptedModel.echo(split=utf8_bytes))
+    drawn = [one.get_text() for one in texts(interleaving_timeline(trace))]
+    assert drawn.count(HALF_CHARACTER) == 4
+
+
+def test_a_character_without_a_font_is_named_and_not_drawn_as_a_box(monkeypatch) -> None:
+    monkeypatch.setattr(palette, "fonts", lambda: ["DejaVu Sans"])
+    palette.can_draw.cache_clear()
+    try:
+        assert palette.drawable("é 日") == "é U+65E5"
+    finally:
+        palette.can_draw.cache_clear()
+
+
+def test_a_long_run_is_shown_through_a_window() -> None:
+    trace = simulate(users(["a", "b"], max_new_tokens=200), Interleaved(2), ScriptedModel.long_text())
+    drawing = interleaving_timeline(trace)
+    assert any("of 400" in one.get_text() for one in texts(drawing))
+    assert len([one for one in texts(drawing) if one.get_color() == "white"]) < 20
+
+
+def test_a_user_has_one_colour_everywhere() -> None:
+    assert palette.user_colour("user 3", 0) == palette.user_colour("user 3", 7) == palette.USER_COLOURS[2]
+
+
+def test_colours_carry_white_letters() -> None:
+    """A contrast of 4.5 to 1 or more (WCAG 2.1, success criterion 1.4.3)."""
+    for colour in palette.USER_COLOURS:
+        channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in channels]
+        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        assert 1.05 / (luminance + 0.05) >= 4.5
+
+
+def test_refusals_are_drawn() -> None:
+    trace = simulate(users(["a"] * 6, max_new_tokens=9), Interleaved(1), max_queue_size=2)
+    assert any("refused" in one.get_text() for one in texts(interleaving_timeline(trace)))
+    assert any("3 refused" in one.get_text() for one in texts(queue_state(trace)))
