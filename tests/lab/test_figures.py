@@ -14,8 +14,8 @@ from servelab.trace import Stepped, Trace
 
 
 def three_users() -> Trace:
-    workload = users(["What is a queue?", "Why?", "Name three."], at=[0, 0, 0.12], max_new_tokens=[5, 3, 4])
-    return simulate(workload, Interleaved(2), ScriptedModel.round_robin())
+    workload = users(["What is a queue?", "Why?", "Name three."], at=[0, 0, 3], max_new_tokens=[5, 3, 4])
+    return simulate(workload, Interleaved(2), ScriptedModel.round_robin(time_per_token=1.0))
 
 
 def crowd() -> Trace:

@@ -49,6 +49,7 @@ def run(*, scripted: bool, tokens: int, folder: Path) -> int:
     trace.save(folder / "trace.jsonl")
     figure = interleaving_timeline(
         trace,
+        start=_before_the_third(trace),
         says="Two may generate at a time, one token each in turn.\nUser 3 waits until one of them is done.",
     )
     figure.save(folder / "timeline.png")
@@ -123,6 +124,12 @@ def _state(request: Request) -> Text:
             return Text("generates")
         case _:
             return Text("done")
+
+
+def _before_the_third(trace: Trace) -> int:
+    """A step some turns before the third user's first one, so that the figure shows the change-over."""
+    third = next(one for one in request_metrics(trace) if one.user == "user 3")
+    return max(0, third.token_steps[0] - 5) if third.token_steps else 0
 
 
 def _print_answers(seen: dict[str, Request], console: Console) -> None:

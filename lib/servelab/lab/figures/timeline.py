@@ -29,6 +29,7 @@ ROW = 0.78  # inches
 STRIP = 1.05  # inches, for the queues below
 CELL_HEIGHT = 0.62  # of a row
 SHORTEST_WAIT = 0.12  # inches: what is narrower is not waiting but being let in
+NARROW = 0.1  # inches
 HALF_CHARACTER = "½ char"
 
 
@@ -270,7 +271,7 @@ def _draw_cell(
     if right <= start or left >= stop:
         return
     left, right = max(left, start), min(right, stop)
-    gap = min(0.012 * inch, 0.06 * (right - left))
+    gap = 0.012 * inch if right - left > NARROW * inch else 0.0  # in a run seen whole, cells make one band
     bottom, height = y - CELL_HEIGHT / 2, CELL_HEIGHT
     axes.add_patch(
         Rectangle((left + gap, bottom), right - left - 2 * gap, height, facecolor=colour, linewidth=0)
