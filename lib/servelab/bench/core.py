@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from servelab.bench.limits import machine_limits
+from servelab.bench.limits import fastest_step, machine_limits
 from servelab.bench.measure import Measurement, print_heading, save, seconds
 from servelab.clock import WallClock
 from servelab.cost import CostModel
@@ -124,6 +124,8 @@ def real_model() -> Iterator[Measurement]:
     for batch in (1, 8, BATCH, 64):
         steps = [step.time - step.started for step in _decode_steps(_together(model, batch, PLAIN), batch)]
         yield Measurement(f"SmolLM2 step, batch {batch}, greedy", "ms", tuple(1000 * one for one in steps))
+        limit = fastest_step(model.network, batch)
+        yield Measurement(f"  the machine's limit at batch {batch}", "ms", (1000 * limit,))
     shares = [_share_outside_the_model(model) for _ in range(REPEATS)]
     yield Measurement("wall time outside model.run, batch 32", "%", tuple(shares), "at most 2 %")
     yield from _sampling(model)

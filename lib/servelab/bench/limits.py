@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from servelab.bench.measure import Measurement, seconds
 from servelab.models import model_thread
+from servelab.models.packed_linear import PackedLinear
 
 REPEATS = 7
 FLOATS = 64 * 2**20  # 256 MB: far more than any cache holds
@@ -18,6 +20,20 @@ def machine_limits() -> Iterator[Measurement]:
     """Reading memory once, and multiplying matrices, on the thread on which models run."""
     yield Measurement("machine: reading memory", "GB/s", model_thread.call(_bandwidth))
     yield Measurement("machine: float32 matrix product", "GFLOP/s", model_thread.call(_matmul))
+
+
+def fastest_step(network: nn.Module, batch: int) -> float:
+    """Seconds below which no step of `batch` tokens can come here.
+
+    It reads the weights of every layer once, and multiplies and adds once for each of them and each
+    token, in float32; whichever takes longer.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | PackedLinear)]
+    numbers = sum(layer.weight.numel() for layer in layers)
+    size = 4 * numbers  # bytes in float32
+    bandwidth = max(model_thread.call(_bandwidth)) * 1e9
+    arithmetic = max(model_thread.call(_matmul)) * 1e9
+    return max(size / bandwidth, 2 * numbers * batch / arithmetic)
 
 
 def _bandwidth() -> tuple[float, ...]:

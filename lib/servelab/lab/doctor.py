@@ -12,9 +12,7 @@ import platform
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -22,8 +20,13 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
+from servelab.engine import Engine
 from servelab.machine import usable_cores
 from servelab.models import smollm2
+from servelab.models.base import Step
+from servelab.policies import Sequential
+from servelab.request import Request, SamplingParams
+from servelab.trace import Stepped
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
 MEMORY_NEEDED = 2e9  # bytes: SmolLM2 in float32, the caches of a lesson, and JupyterLab
@@ -125,9 +128,7 @@ def model_step(name: str) -> Finding:
         return Finding(
             name, False, "not measured without weights", "run `servelab weights`, then `servelab doctor`"
         )
-    # A thread of its own, which ends here: torch's helpers slow each other down across threads that stay.
-    with ThreadPoolExecutor(max_workers=1) as model_thread:
-        seconds = model_thread.submit(_measure_step, folder).result()
+    seconds = _measure_step(folder)
     detail = f"{1000 * seconds:.0f} ms for one token ({1 / seconds:.0f} tokens per second) on the processor"
     ok = seconds <= SLOWEST_STEP
     return Finding(
@@ -196,20 +197,14 @@ def _device() -> str:
 
 def _measure_step(folder: Path, steps: int = 12) -> float:
     """Seconds that one decode step takes, typically, after a prompt of 32 tokens."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
+    from servelab.models.causal_lm import CausalLM
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar would run through the findings
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # already in eval() mode
-    durations = []
-    with torch.inference_mode():
-        ids, cache = torch.arange(100, 132)[None], None  # (1, 32): any tokens will do
-        for _ in range(2 + steps):
-            started = time.perf_counter()
-            output = model(ids, past_key_values=cache, use_cache=True)
-            durations.append(time.perf_counter() - started)
-            ids, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
+    model = CausalLM.load(folder, slots=1, context_length=64, progress=False)
+    engine = Engine(model, Sequential())
+    engine.submit(Request(list(range(100, 132)), SamplingParams(max_new_tokens=2 + steps)))
+    while isinstance(engine.step(), Step):
+        pass
+    durations = [step.time - step.started for step in engine.trace.of_kind(Stepped)]
     return statistics.median(durations[2:])  # the prompt, and the first step that allocates, are left out
 
 
