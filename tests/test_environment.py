@@ -29,7 +29,7 @@ PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_tex
     "project"
 ]
 PINS = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}
 PINNED_BY_TORCH = ("nvidia-", "cuda-", "triton")  # its CUDA build names exact versions of these itself
 
 
