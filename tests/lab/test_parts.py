@@ -6,22 +6,27 @@ from PIL import Image
 from servelab import Interleaved, ScriptedModel, Trace, check_trace, poisson, simulate, users
 from servelab.lab import compare, knobs, load_panels, predict, source, watch
 from servelab.lab.live import LiveRows
+from servelab.lab.record import Guess, guesses, record
+
+
+@pytest.fixture(autouse=True)
+def learners_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SERVELAB_DATA", str(tmp_path))
 
 
 def test_no_click_is_no_guess_and_blocks_nothing() -> None:
     asked = predict("When?", ["soon", "late"])
     assert asked.guess is None
-    assert repr(compare(asked, "late", "Because.")) == "No guess this time. It was: late. Because."
+    assert repr(compare(asked, "late", "Because.")) == "It was: late. Because. (No guess this time.)"
 
 
-@pytest.mark.parametrize(
-    ("guess", "lead"), [("soon", "You expected: soon. It was"), ("late", "That is how it was.")]
-)
-def test_a_guess_is_shown_beside_the_result_and_never_called_wrong(guess: str, lead: str) -> None:
+@pytest.mark.parametrize(("guess", "close"), [("soon", False), ("late", True)])
+def test_a_guess_is_shown_beside_the_result_and_never_called_wrong(guess: str, close: bool) -> None:
     asked = predict("When?", ["soon", "late"])
     asked._field.value = guess
     shown = compare(asked, "late", "Because.")
-    assert lead in repr(shown)
+    assert shown.close is close
+    assert repr(shown) == f"You expected: {guess}. It was: late. Because."
     assert "wrong" not in shown._repr_html_().lower()
 
 
@@ -35,8 +40,44 @@ def test_numbers_count_within_a_factor_of_two(typed: str, close: bool | None) ->
     assert compare(asked, 10.0, "Because.").close is close
 
 
+def test_a_click_after_the_result_redraws_it_and_is_marked() -> None:
+    asked = predict("When?", ["soon", "late"])
+    shown = compare(asked, "late", "Because.")
+    before = shown._area.value
+    asked._field.value = "soon"
+    assert shown._area.value != before
+    assert "(after seeing): soon" in shown._area.value
+    assert record().guesses[-1].after_seeing
+
+
+def test_guesses_are_kept_for_the_learner_and_for_nobody_else(tmp_path) -> None:
+    asked = predict("How many?")
+    asked._field.value = "12"
+    assert guesses()["How many?"].was == ""
+    compare(asked, 10.0, "Because.")
+    assert guesses()["How many?"] == Guess("How many?", "12", "10", True, False)
+    assert "How many?" in repr(record())
+    (tmp_path / "guesses.json").write_text("damaged")
+    assert repr(record()) == "No guesses yet."
+    asked._field.value = "9"
+    assert "9" in repr(record())
+
+
+def test_a_folder_that_cannot_be_written_stops_no_lesson(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SERVELAB_DATA", str(tmp_path / "file" / "inside"))
+    asked = predict("When?", ["soon"])
+    asked._field.value = "soon"
+    assert "the lesson goes on" in capsys.readouterr().out
+
+
+def test_a_result_that_is_no_choice_is_a_mistake_of_the_lesson() -> None:
+    with pytest.raises(ValueError, match="none of the choices"):
+        compare(predict("When?", ["soon", "late"]), "never", "Because.")
+
+
 def test_what_a_learner_or_a_model_writes_is_not_html() -> None:
-    assert "<script>" not in compare(predict("?"), "<script>", "<script>")._repr_html_()
+    assert "<script>" not in compare(predict("?", ["<script>"]), "<script>", "<script>")._repr_html_()
     rows = LiveRows()
     request = users(["a"]).arrivals[0].request()
     request.user = "<script>"

@@ -85,6 +85,27 @@ class Forgetful(Policy):
         return None
 
 
+class LoopsForEver(Policy):
+    def choose(self, waiting, running):
+        while True:
+            pass
+
+
+class Waits(Policy):
+    def choose(self, waiting, running):
+        import threading
+
+        threading.Event().wait()
+
+
+@pytest.mark.parametrize("policy", [LoopsForEver, Waits])
+def test_code_that_never_ends_is_ended(policy, monkeypatch) -> None:
+    monkeypatch.setattr("servelab.lab.exercises.alone.run_alone.__kwdefaults__", {"deadline": 0.5})
+    result = check_smallest_first(policy)
+    assert result.verdict is Verdict.NOT_YET
+    assert "still running" in result.seen
+
+
 @pytest.mark.parametrize("policy", [Sorted, Heap, OneByOneAndAllTogether])
 def test_right_policies_of_any_shape_pass(policy) -> None:
     assert check_smallest_first(policy).verdict is Verdict.PASSED

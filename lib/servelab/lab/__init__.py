@@ -10,6 +10,7 @@ from servelab.lab.figures import (
 from servelab.lab.knobs import knobs
 from servelab.lab.live import watch
 from servelab.lab.predict import compare, predict
+from servelab.lab.record import record
 from servelab.lab.source import source
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "load_panels",
     "predict",
     "queue_state",
+    "record",
     "source",
     "step_occupancy",
     "watch",

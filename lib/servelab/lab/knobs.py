@@ -12,6 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from servelab.lab.figures.drawing import Drawing
+from servelab.lab.predict import with_fallback
 
 
 class Knobs:
@@ -43,10 +44,8 @@ class Knobs:
         self._image.value = self._drawing().png()
 
     def _repr_mimebundle_(self, **settings: Any) -> Any:
-        bundle = self._box._repr_mimebundle_(**settings)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
         picture, metadata = self._first._repr_mimebundle_()
-        return {**data, **picture}, metadata
+        return with_fallback(self._box, picture, **settings), metadata
 
     def __repr__(self) -> str:
         return self._first.words

@@ -1,33 +1,40 @@
-"""Predict, run, compare: the learner says beforehand what will happen.
+"""Predict, run, compare: the learner says beforehand what will happen, and sees it beside the result.
 
-A guess is never scored and never needed: a lesson runs to its end without one.
+Nothing is preselected, no click is no guess, and a lesson runs to its end without one. A guess made
+after the result is welcome too; it is marked as such.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import ipywidgets as widgets
 
+from servelab.lab.record import Guess, remember
+
 WITHIN = 2.0  # a guessed number counts as close within this factor
+YOU, RESULT = "#0072B2", "#222222"
 
 
 class Prediction:
-    """A question with its widget; `guess` is None until the learner has answered."""
+    """A question with its widget. `guess` is None until the learner has answered."""
 
     def __init__(self, question: str, choices: Sequence[str] = ()) -> None:
         self.question = question
         self.choices = tuple(choices)
+        self.comparison: Comparison | None = None
+        self.after_seeing = False
         self._field: Any = (
             widgets.RadioButtons(options=self.choices, value=None, layout={"width": "auto"})
             if self.choices
-            else widgets.Text(placeholder="a number", layout={"width": "10em"})
+            else widgets.Text(placeholder="a number", layout={"width": "10em"}, continuous_update=False)
         )
-        self._box = widgets.VBox([widgets.HTML(f"<b>Your guess:</b> {escape(question)}"), self._field])
+        self._field.observe(self._answered, names="value")
+        heading = widgets.HTML(f"<b>Your guess:</b> {escape(question)}")
+        self._box = widgets.VBox([heading, self._field])
 
     @property
     def guess(self) -> str | float | None:
@@ -35,17 +42,69 @@ class Prediction:
             chosen: str | None = self._field.value
             return chosen
         try:
-            return float(self._field.value)
+            number = float(self._field.value.replace(",", "."))
         except ValueError:
             return None
+        return number if math.isfinite(number) else None
+
+    def _answered(self, _: object) -> None:
+        if self.guess is None:
+            return
+        if self.comparison is None:
+            remember(Guess(self.question, shown(self.guess)))
+            return
+        self.after_seeing = True
+        self.comparison.redraw()
 
     def _repr_mimebundle_(self, **settings: Any) -> Any:
-        bundle = self._box._repr_mimebundle_(**settings)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        return {**data, "text/plain": repr(self)}
+        return with_fallback(self._box, {"text/plain": repr(self)}, **settings)
 
     def __repr__(self) -> str:
         return f"Your guess: {self.question}" + "".join(f"\n( ) {choice}" for choice in self.choices)
+
+
+class Comparison:
+    """What was expected beside what happened; redrawn when the guess changes afterwards."""
+
+    def __init__(self, prediction: Prediction, was: str | float, because: str) -> None:
+        self.prediction, self.was, self.because = prediction, was, because
+        prediction.comparison = self
+        self._area = widgets.HTML()
+        self.redraw()
+
+    @property
+    def close(self) -> bool | None:
+        """Whether the guess came close; None without a guess."""
+        guess = self.prediction.guess
+        return None if guess is None else is_close(guess, self.was)
+
+    def redraw(self) -> None:
+        self._area.value = self._repr_html_()
+        guess = self.prediction.guess
+        if guess is not None:
+            asked = self.prediction
+            remember(Guess(asked.question, shown(guess), shown(self.was), self.close, asked.after_seeing))
+
+    def _repr_html_(self) -> str:
+        rows = _choice_rows(self) if self.prediction.choices else _number_rows(self)
+        return (
+            f'<div style="border-left: 0.4em solid {YOU}; padding: 0.3em 0.8em; max-width: 46em">'
+            f"{rows}<div>{escape(self._sentence())}</div></div>"
+        )
+
+    def _repr_mimebundle_(self, **settings: Any) -> Any:
+        fallback = {"text/plain": repr(self), "text/html": self._repr_html_()}
+        return with_fallback(self._area, fallback, **settings)
+
+    def _sentence(self) -> str:
+        guess = self.prediction.guess
+        if guess is None:
+            return f"It was: {shown(self.was)}. {self.because} (No guess this time.)"
+        late = " (after seeing)" if self.prediction.after_seeing else ""
+        return f"You expected{late}: {shown(guess)}. It was: {shown(self.was)}. {self.because}"
+
+    def __repr__(self) -> str:
+        return self._sentence()
 
 
 def predict(question: str, choices: Sequence[str] = ()) -> Prediction:
@@ -53,42 +112,55 @@ def predict(question: str, choices: Sequence[str] = ()) -> Prediction:
     return Prediction(question, choices)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What was expected beside what happened."""
-
-    expected: str
-    was: str
-    because: str
-    close: bool | None  # None without a guess
-
-    def _lead(self) -> str:
-        if self.close is None:
-            return "No guess this time."
-        return f"You expected: {self.expected}." + (" That is how it was." if self.close else "")
-
-    def __repr__(self) -> str:
-        return f"{self._lead()} It was: {self.was}. {self.because}"
-
-    def _repr_html_(self) -> str:
-        mark = "#00755E" if self.close else "#B8500A" if self.close is not None else "#666666"
-        return (
-            f'<div style="border-left: 0.4em solid {mark}; padding: 0.3em 0.8em; max-width: 46em">'
-            f"{escape(self._lead())}<br><b>It was: {escape(self.was)}.</b> {escape(self.because)}</div>"
-        )
-
-
 def compare(prediction: Prediction, was: str | float, because: str) -> Comparison:
     """Draw the guess beside the result. Numbers count as close within a factor of two."""
-    guess = prediction.guess
-    close = None if guess is None else _is_close(guess, was)
-    shown = f"{was:.3g}" if isinstance(was, float) else str(was)
-    return Comparison("" if guess is None else f"{guess}", shown, because, close)
+    if prediction.choices and was not in prediction.choices:
+        raise ValueError(f"{was!r} is none of the choices {prediction.choices}: name one of them.")
+    return Comparison(prediction, was, because)
 
 
-def _is_close(guess: str | float, was: str | float) -> bool:
+def is_close(guess: str | float, was: str | float) -> bool:
     if isinstance(guess, str) or isinstance(was, str):
         return guess == was
     if guess <= 0 or was <= 0:
         return guess == was
-    return abs(math.log(guess / was)) <= math.log(WITHIN)
+    return abs(math.log(guess / was)) <= math.log(WITHIN) + 1e-9
+
+
+def shown(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
+def with_fallback(widget: Any, fallback: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """A widget's view, and beside it what a reader without a kernel sees."""
+    bundle = widget._repr_mimebundle_(**settings)
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    return {**data, **fallback}
+
+
+def _choice_rows(comparison: Comparison) -> str:
+    """Every choice, with words beside the expected one and the one that came true."""
+    rows = []
+    for choice in comparison.prediction.choices:
+        marks = (
+            [f'<b style="color: {YOU}">← you expected</b>'] if choice == comparison.prediction.guess else []
+        )
+        marks += [f'<b style="color: {RESULT}">← it was</b>'] if choice == comparison.was else []
+        weight = "600" if marks else "400"
+        rows.append(
+            f'<div><span style="font-weight: {weight}">{escape(choice)}</span> {" ".join(marks)}</div>'
+        )
+    return "".join(rows)
+
+
+def _number_rows(comparison: Comparison) -> str:
+    """Two bars, one under the other, on one scale."""
+    pairs = [("you expected", comparison.prediction.guess, YOU), ("it was", comparison.was, RESULT)]
+    known = [(name, float(value), colour) for name, value, colour in pairs if value is not None]
+    largest = max(abs(value) for _, value, _ in known) or 1.0
+    return "".join(
+        f'<div style="display: flex; align-items: center"><span style="width: 7em">{name}</span>'
+        f'<span style="background: {colour}; height: 0.9em; width: {22 * abs(value) / largest:.2f}em"></span>'
+        f'<b style="margin-left: 0.5em">{shown(value)}</b></div>'
+        for name, value, colour in known
+    )

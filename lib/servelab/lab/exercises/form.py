@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 import servelab
+from servelab.lab.exercises.alone import DEADLINE, TookTooLong, run_alone
 
 Parameters = ParamSpec("Parameters")
 
@@ -59,18 +60,41 @@ def exercise(check: Callable[Parameters, str]) -> Callable[Parameters, Result]:
 
     @functools.wraps(check)
     def checked(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
-        try:
-            return Result(Verdict.PASSED, check(*arguments, **named))
-        except NotStarted as stub:
-            return Result(Verdict.NOT_STARTED, str(stub))
-        except NotYet as observed:
-            return Result(Verdict.NOT_YET, str(observed))
-        except servelab.InvalidPlan as invalid:
-            return Result(Verdict.NOT_YET, str(invalid))
-        except Exception as error:
-            return Result(Verdict.NOT_YET, f"Your code raised an error.\n{_their_lines(error)}")
+        return _judged(check, *arguments, **named)
 
     return checked
+
+
+def exercise_alone(check: Callable[Parameters, str]) -> Callable[Parameters, Result]:
+    """The same for checks that run learners' code: in a process of its own, ended after 5 s."""
+
+    @functools.wraps(check)
+    def checked(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        work = functools.partial(_judged, check, **named)
+        try:
+            result: Result = run_alone(work, *arguments)
+        except TookTooLong:
+            return Result(
+                Verdict.NOT_YET,
+                f"Your code was still running after {DEADLINE:g} s: look for a loop that never ends, "
+                "or for something it waits for.",
+            )
+        return result
+
+    return checked
+
+
+def _judged(check: Callable[..., str], *arguments: object, **named: object) -> Result:
+    try:
+        return Result(Verdict.PASSED, check(*arguments, **named))
+    except NotStarted as stub:
+        return Result(Verdict.NOT_STARTED, str(stub))
+    except NotYet as observed:
+        return Result(Verdict.NOT_YET, str(observed))
+    except servelab.InvalidPlan as invalid:
+        return Result(Verdict.NOT_YET, str(invalid))
+    except Exception as error:
+        return Result(Verdict.NOT_YET, f"Your code raised an error.\n{_their_lines(error)}")
 
 
 def _their_lines(error: Exception) -> str:

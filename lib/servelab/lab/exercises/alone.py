@@ -1,0 +1,94 @@
+"""Runs a check in a Python of its own, which can be ended: learners' code may loop for ever, or block.
+
+The check and its arguments travel to a child process (by cloudpickle, so that classes written in a
+notebook travel whole), and its result comes back. Knows nothing about what is checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import linecache
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+
+DEADLINE = 5.0  # seconds for the check itself
+START_UP = 30.0  # seconds for Python and servelab to start, on a slow machine
+TOO_LONG = 3  # exit status of a child that ended itself
+
+
+class TookTooLong(Exception):
+    """The check did not end by itself."""
+
+
+def run_alone(work: Callable[..., Any], *arguments: Any, deadline: float = DEADLINE) -> Any:
+    """Call `work` in a child process; print what it printed and return what it returned.
+
+    Raises TookTooLong after `deadline` seconds of work. What `work` raises must be its own affair.
+    """
+    with _travelling_whole(arguments):
+        parcel = cloudpickle.dumps((work, arguments, deadline, _written_in_cells()))
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", __name__], input=parcel, capture_output=True, timeout=START_UP + deadline
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TookTooLong from error
+    if child.returncode == TOO_LONG:
+        raise TookTooLong
+    if child.returncode != 0:
+        raise RuntimeError(f"The check itself failed: {child.stderr.decode(errors='replace').strip()[-300:]}")
+    result, printed = cloudpickle.loads(child.stdout)
+    if printed:
+        print(printed, end="")
+    return result
+
+
+@contextlib.contextmanager
+def _travelling_whole(arguments: tuple[Any, ...]) -> Iterator[None]:
+    """Let classes and functions of modules that the child cannot import travel with their code."""
+    modules = {inspect.getmodule(one) for one in arguments if inspect.isclass(one) or inspect.isfunction(one)}
+    strangers = [one for one in modules if isinstance(one, ModuleType) and _is_strange(one)]
+    for module in strangers:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in strangers:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_strange(module: ModuleType) -> bool:
+    return module.__name__ != "__main__" and not module.__name__.startswith("servelab")
+
+
+def _written_in_cells() -> dict[str, Any]:
+    """The source lines of notebook cells, so that an error can show the learner's own line."""
+    return {name: entry for name, entry in linecache.cache.items() if "ipykernel" in name}
+
+
+def _child() -> None:
+    """Do the work that stands on standard input, within its deadline."""
+    work, arguments, deadline, cells = cloudpickle.load(sys.stdin.buffer)
+    linecache.cache.update(cells)
+    # A thread, because it ends a check that blocks as well as one that loops.
+    watch = threading.Timer(deadline, os._exit, [TOO_LONG])
+    watch.daemon = True
+    watch.start()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        result = work(*arguments)
+    watch.cancel()
+    sys.stdout.buffer.write(cloudpickle.dumps((result, printed.getvalue())))
+
+
+if __name__ == "__main__":
+    _child()
