@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servelab import Continuous, CostModel, poisson, simulate
+from servelab import Continuous, CostModel, poisson, simulate, users
 
 COST = CostModel()
 
@@ -37,6 +37,14 @@ def test_fitting_finds_the_constants_that_made_the_trace() -> None:
     errors = [error for trace in traces for error in fitted.relative_errors(trace)]
     assert sorted(errors)[len(errors) // 2] < 0.01
     assert fitted.seconds_per_key == pytest.approx(1e-5, rel=0.05)
+
+
+def test_a_size_that_was_never_measured_is_not_guessed_to_be_free() -> None:
+    made_with = CostModel()
+    trace = simulate(users(["word " * 200], max_new_tokens=20), Continuous(1), cost=made_with)
+    fitted = CostModel.fit([trace])
+    for size in (8, 32, 64):
+        assert fitted.seconds(1, 0) <= fitted.seconds(size, 0) <= fitted.seconds(200, 0)
 
 
 def test_fitting_needs_two_sizes_of_step() -> None:

@@ -1,6 +1,7 @@
 """The engine's meanings, one example each; the properties are in test_engine_properties.py."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -452,3 +453,175 @@ def test_chunked_prefill_lets_the_others_go_on() -> None:
     assert max(step.paid for step in trace.of_kind(Stepped)) == 8
     with_prompt = [step for step in trace.of_kind(Stepped) if sum(step.computed) == 8]
     assert all(len(step.requests) == 2 for step in with_prompt)
+
+
+# -- what a careful reader found -------------------------------------------------------------
+
+
+def test_a_run_that_is_abandoned_leaves_no_slot_taken() -> None:
+    """A learner's policy raises in the middle; the model is used again by the next run."""
+
+    class RaisesLater(Planned):
+        capacity = 2
+
+    calls = iter([True, True, True, False])
+
+    def plan(waiting, running, now):
+        if not next(calls):
+            raise ZeroDivisionError("a learner's mistake")
+        return Continuous(2).plan(waiting, running, now)
+
+    model = ScriptedModel.long_text(slots=2)
+    with pytest.raises(ZeroDivisionError):
+        simulate(users(["a", "b"], max_new_tokens=9), RaisesLater(plan), model)
+    assert model.held == 0
+    check_trace(simulate(users(["a", "b"], max_new_tokens=2), Continuous(2), model))
+
+
+def test_an_interrupt_while_the_step_passes_leaves_a_usable_engine() -> None:
+    class Interrupted(VirtualClock):
+        def elapse(self, seconds: float) -> None:
+            raise KeyboardInterrupt
+
+    here = Engine(ScriptedModel.echo(), Continuous(1), clock=Interrupted())
+    request = here.submit(ask())
+    with pytest.raises(KeyboardInterrupt):
+        here.step()
+    assert request.finished
+    assert here.step() == Idle(None)
+
+
+def test_on_finish_is_called_once_whatever_the_callbacks_do() -> None:
+    here = engine(Continuous(2))
+    told: list[str] = []
+
+    def raises(_: str) -> None:
+        raise RuntimeError("on the last token too")
+
+    cancelling = ask(3, on_finish=lambda one: told.append("cancelling"))
+    cancelling.on_text = lambda text: here.cancel(cancelling)
+    raising = ask(1, on_text=raises, on_finish=lambda one: told.append("raising"))
+    here.submit(cancelling)
+    here.submit(raising)
+    here.step()
+    assert sorted(told) == ["cancelling", "raising"]
+
+
+def test_callbacks_that_cancel_each_other_do_not_pile_up() -> None:
+    here = engine(Continuous(1), max_queue_size=5000)
+    requests = [here.submit(ask()) for _ in range(3000)]
+    for one, after in pairwise(requests):
+        one.on_finish = lambda _, after=after: here.cancel(after)
+    here.cancel(requests[0])
+    assert all(one.finished for one in requests)
+
+
+def test_the_queue_forgets_the_deadlines_of_those_it_has_served() -> None:
+    here = engine(Continuous(8))
+    for _ in range(500):
+        here.submit(ask(1, max_queue_wait=3600.0))
+        here.step()
+    assert len(here._deadlines) < 200
+
+
+def test_an_idle_engine_wakes_for_whoever_gives_up() -> None:
+    here = engine(DynamicBatch(4, max_wait_time=9.0))
+    here.submit(ask(max_queue_wait=2.5))
+    assert here.step() == Idle(2.5)
+
+
+def test_admissions_follow_the_plan_and_the_model_hears_what_is_paid() -> None:
+    heard: list[int] = []
+
+    class Listens(ScriptedModel):
+        def run(self, chunks, paid):
+            heard.append(paid)
+            return super().run(chunks, paid)
+
+    here = engine(StaticBatch(3), Listens.long_text())
+    for words in ("a", "b b b", "c"):
+        here.submit(Request(words, SamplingParams(max_new_tokens=1)))
+    here.step()
+    assert [event.request for event in here.trace.of_kind(Admitted)] == [
+        "request 1",
+        "request 2",
+        "request 3",
+    ]
+    assert heard == [9]
+
+
+def test_an_arrival_counts_from_its_own_time() -> None:
+    here = engine(Continuous(1))
+    here.submit(ask())
+    step = here.begin_step()
+    here.clock.elapse(1.0)
+    late = here.submit(ask(), at=0.25)
+    here.finish_step(step, here.run_model(step))
+    assert late.arrived == 0.25
+
+
+def test_a_stop_token_comes_before_a_stop_string() -> None:
+    here = engine(model=ScriptedModel(lambda prompt, _: "END", split=lambda text: [text.encode()]))
+    request = here.submit(Request("why?", SamplingParams(max_new_tokens=1, stop=("END",))))
+    here.step()
+    assert request.finish_reason is FinishReason.STOP_STRING
+    assert list(FinishReason) == sorted(FinishReason)
+
+
+def test_a_model_that_cannot_release_harms_nobody(caplog) -> None:
+    class Clings(ScriptedModel):
+        def release(self, request):
+            raise OSError("stuck")
+
+    here = engine(Continuous(1), Clings.long_text())
+    one, two = here.submit(ask(1)), here.submit(ask(1))
+    here.step()
+    here.step()
+    assert one.finished
+    assert two.finished
+    assert "could not release" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda waiting, running, now: StepPlan(waiting[0], {waiting[0]: 1}), "a list of requests"),
+        (lambda waiting, running, now: StepPlan(waiting[:1], [waiting[0]]), "a dict from request"),
+        (lambda waiting, running, now: StepPlan(wake_at="soon"), "a time in seconds"),
+        (lambda waiting, running, now: StepPlan(wake_at=math.inf), "nobody would ever go on"),
+        (lambda waiting, running, now: StepPlan(waiting[:1], {waiting[0]: 1}, paid=1.5), "a whole number"),
+    ],
+)
+def test_usual_slips_in_a_plan_are_sentences(make, said: str) -> None:
+    here = engine(Planned(make))
+    here.submit(ask())
+    with pytest.raises(InvalidPlan, match=said):
+        here.begin_step()
+
+
+def test_usual_slips_elsewhere_are_sentences() -> None:
+    with pytest.raises(TypeError, match="make an instance"):
+        engine(policy=Continuous)
+    with pytest.raises(TypeError, match="whole number"):
+        engine(policy=Continuous(2.5))
+    with pytest.raises(InvalidRequest, match="priority"):
+        engine().submit(ask(priority="high"))
+    with pytest.raises(InvalidRequest, match="texts"):
+        engine().submit(ask(user=3))
+    with pytest.raises(ValueError, match="arrives at nan"):
+        Arrival(math.nan, "why?")
+    with pytest.raises(ValueError, match="yet"):
+        engine().submit(ask(), at=math.nan)
+
+
+def test_who_leaves_makes_room_for_who_arrives_at_the_same_moment() -> None:
+    model = ScriptedModel.long_text(time_per_token=0.5)
+    arrivals = [Arrival(2.0, "b", SamplingParams(max_new_tokens=1)), Arrival(0.0, "a", patience=2.0)]
+    trace = simulate(arrivals, Continuous(1), model, max_queue_size=0)
+    assert not list(trace.of_kind(Refused))
+
+
+def test_long_prompts_are_computed_in_order_of_arrival() -> None:
+    workload = users(["long " * 100] * 2, at=[0, 0.001], max_new_tokens=1)
+    one, two = request_metrics(simulate(workload, Continuous(2, max_tokens_per_step=10)))
+    assert one.token_steps[0] <= 11 < two.token_steps[0]

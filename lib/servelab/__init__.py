@@ -16,6 +16,7 @@ from servelab.plan_check import InvalidPlan
 from servelab.policies import Continuous, DynamicBatch, Interleaved, Policy, Sequential, StaticBatch, StepPlan
 from servelab.queueing import QueueFull, QueueOrder, RequestQueue
 from servelab.request import FinishReason, InvalidRequest, Request, RequestState, SamplingParams
+from servelab.text import TextStream
 from servelab.trace import Trace, check_trace
 from servelab.workloads import Arrival, Workload, poisson, users
 
@@ -47,6 +48,7 @@ __all__ = [
     "StaticBatch",
     "Step",
     "StepPlan",
+    "TextStream",
     "Trace",
     "VirtualClock",
     "WallClock",

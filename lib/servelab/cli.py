@@ -28,9 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _is_known(error: Exception) -> bool:
     """Errors whose message was written for the person at the terminal."""
+    from servelab.lab.tidy import TidyError
     from servelab.models.smollm2 import WeightsError
+    from servelab.request import InvalidRequest
 
-    return isinstance(error, WeightsError)
+    return isinstance(error, WeightsError | InvalidRequest | TidyError | OSError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("what", choices=["core"])
     bench.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON too")
     bench.set_defaults(run=_bench)
+
+    tidy = commands.add_parser("tidy", help="for authors: make notebooks fit to be saved")
+    tidy.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK", help="default: all lessons")
+    tidy.set_defaults(run=_tidy)
     return parser
 
 
@@ -80,6 +86,12 @@ def _bench(options: argparse.Namespace) -> int:
     from servelab.bench import core
 
     return core.run(options.output)
+
+
+def _tidy(options: argparse.Namespace) -> int:
+    from servelab.lab import tidy
+
+    return tidy.run(options.notebooks)
 
 
 if __name__ == "__main__":

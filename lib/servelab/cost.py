@@ -58,8 +58,9 @@ class CostModel:
             raise ValueError(
                 "Fitting needs measured steps of two sizes or more: record a run with several users."
             )
-        inner = [size for size in sizes if paid.min() < size < paid.max()]
-        places = np.array([paid.min(), *inner, paid.max()])
+        # A point where nothing was measured would be free to be anything, so each is a size that occurred.
+        nearest = {float(paid[np.abs(paid - size).argmin()]) for size in sizes}
+        places = np.array(sorted({paid.min(), *nearest, paid.max()}))
         # Each column says how much of each point's height a step of that size has.
         shares = np.stack([np.interp(paid, places, unit) for unit in np.eye(len(places))], axis=1)
         # Divided by the duration: being 1 ms wrong matters more for a short step.

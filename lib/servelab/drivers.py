@@ -111,21 +111,30 @@ def run(
     on_end: called as each request ends or is refused.
     """
     agenda = _Agenda(engine, workload, on_arrival, on_end)
-    while True:
-        agenda.carry_out(until=engine.clock.now())
-        step = engine.begin_step()
-        if isinstance(step, Idle):
-            moments = [moment for moment in (step.wake_at, agenda.next_moment) if moment is not None]
-            if not moments:
-                return
+    try:
+        while not _is_over(engine, agenda, on_step):
+            pass
+    except BaseException:  # a learner's policy raised, or the cell was interrupted
+        engine.close()
+        raise
+
+
+def _is_over(engine: Engine, agenda: _Agenda, on_step: OnStep | None) -> bool:
+    """Do what is due now: one step, or wait. True when nothing will happen any more."""
+    agenda.carry_out(until=engine.clock.now())
+    step = engine.begin_step()
+    if isinstance(step, Idle):
+        moments = [moment for moment in (step.wake_at, agenda.next_moment) if moment is not None]
+        if moments:
             engine.clock.wait_until(min(moments))
-            continue
-        outcomes = engine.run_model(step)
-        # Whoever comes exactly as the step ends is judged after it, like everyone who comes later.
-        agenda.carry_out(until=math.nextafter(engine.clock.now(), -math.inf))
-        engine.finish_step(step, outcomes)
-        if on_step is not None:
-            on_step(engine)
+        return not moments
+    outcomes = engine.run_model(step)
+    # Whoever comes exactly as the step ends is judged after it, like everyone who comes later.
+    agenda.carry_out(until=math.nextafter(engine.clock.now(), -math.inf))
+    engine.finish_step(step, outcomes)
+    if on_step is not None:
+        on_step(engine)
+    return False
 
 
 class _Agenda:
@@ -142,23 +151,24 @@ class _Agenda:
         self._on_arrival = on_arrival
         self._on_end = on_end
         self._order = count()  # keeps arrivals at the same time in their order
-        self._actions: list[tuple[float, int, Arrival | Request]] = []
+        self._actions: list[tuple[float, bool, int, Arrival | Request]] = []
         for arrival in workload:
             self._add(arrival.at, arrival)
 
     def _add(self, moment: float, action: Arrival | Request) -> None:
-        heapq.heappush(self._actions, (moment, next(self._order), action))
+        arrives = isinstance(action, Arrival)  # at one moment, who leaves makes room for who arrives
+        heapq.heappush(self._actions, (moment, arrives, next(self._order), action))
 
     @property
     def next_moment(self) -> float | None:
         """When the next user arrives or leaves. Those who have their answer leave unnoticed."""
-        while self._actions and isinstance(gone := self._actions[0][2], Request) and gone.finished:
+        while self._actions and isinstance(gone := self._actions[0][-1], Request) and gone.finished:
             heapq.heappop(self._actions)
         return self._actions[0][0] if self._actions else None
 
     def carry_out(self, until: float) -> None:
         while self._actions and self._actions[0][0] <= until:
-            moment, _, action = heapq.heappop(self._actions)
+            moment, _, _, action = heapq.heappop(self._actions)
             if isinstance(action, Request):
                 self._engine.cancel(action, FinishReason.DISCONNECTED, at=moment)
             else:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 
 from servelab.clock import Clock, WallClock
@@ -72,7 +73,8 @@ class Engine:
         self._deadlines: list[tuple[float, int, Request]] = []
         self._in_flight: Step | None = None
         self._ending: dict[Request, FinishReason] = {}  # cancelled while the model runs
-        self._to_notify: dict[Request, None] = {}
+        self._calls: deque[tuple[Request, Callable[[], object]]] = deque()  # callbacks still to be made
+        self._calling = False
         self._arrivals = 0
         self._time = 0.0  # of the newest event
         self.trace = Trace(self._header(seed), max_events=max_events)
@@ -90,8 +92,8 @@ class Engine:
         Raises InvalidRequest for one that can never be served, and QueueFull when there is no
         place. The request is then untouched and may be submitted again.
         """
-        prompt_ids = self._fitting_prompt(request)
         self._advance(at)
+        prompt_ids = self._fitting_prompt(request)
         self._arrivals += 1
         name = request.id or self._free_name()
         user = request.user or name
@@ -105,7 +107,16 @@ class Engine:
         request.id, request.user = name, user
         self._take_in(request, prompt_ids)
         self.trace.record(
-            Accepted(self._time, name, user, shown, len(prompt_ids), request.token_limit, request.priority)
+            Accepted(
+                self._time,
+                name,
+                user,
+                shown,
+                len(prompt_ids),
+                request.token_limit,
+                request.priority,
+                request.max_queue_wait,
+            )
         )
         self._notify()
         return request
@@ -125,8 +136,16 @@ class Engine:
             self._ending[request] = min(reason, self._ending.get(request, reason))
         elif not request.finished:  # its time in the queue may just have run out
             self._end(request, reason)
+        ended = request.finish_reason in (None, reason)
         self._notify()
-        return True
+        return ended
+
+    def close(self) -> None:
+        """End whoever is still here. A model outlives an abandoned run, and its slots must be free."""
+        if self._in_flight is not None:
+            self.finish_step(self._in_flight, RuntimeError("the run was abandoned"))
+        for request in tuple(self._live.values()):
+            self.cancel(request)
 
     # -- steps -------------------------------------------------------------------------
 
@@ -142,10 +161,10 @@ class Engine:
 
         Raises InvalidPlan, with nothing changed, when the plan breaks a rule.
         """
-        if self._in_flight is not None:
-            raise RuntimeError("A step is under way: call finish_step() before the next begin_step().")
         self._advance(None)
         self._notify()
+        if self._in_flight is not None:
+            raise RuntimeError("A step is under way: call finish_step() before the next begin_step().")
         if not self._live:
             return Idle(None)
         plan = self.policy.plan(self.waiting, self.running, self._time)
@@ -167,15 +186,16 @@ class Engine:
     def run_model(self, step: Step) -> Sequence[Outcome] | Exception:
         """Run the model on a step, here and now. An error it raises is returned, for finish_step()."""
         try:
-            outcomes: Sequence[Outcome] | Exception = self.model.run(step.chunks, step.paid)
-        except Exception as error:
-            outcomes = error
+            try:
+                outcomes: Sequence[Outcome] | Exception = self.model.run(step.chunks, step.paid)
+            except Exception as error:
+                outcomes = error
+            if self.cost is not None:
+                self.clock.elapse(self.cost.step_seconds(step))
         except BaseException:
             # An interrupted notebook cell: end the step's requests, so that the engine stays usable.
             self.finish_step(step, RuntimeError("interrupted"))
             raise
-        if self.cost is not None:
-            self.clock.elapse(self.cost.step_seconds(step))
         return outcomes
 
     def finish_step(self, step: Step, outcomes: Sequence[Outcome] | Exception) -> None:
@@ -221,7 +241,7 @@ class Engine:
             if reason is not None:
                 self._ending[request] = reason
             if request.on_text is not None:
-                self._to_notify[request] = None
+                self._calls.append((request, request.deliver_text))
         return outcome
 
     def _natural_end(self, request: Request, token: int) -> FinishReason | None:
@@ -238,8 +258,8 @@ class Engine:
     def _advance(self, at: float | None) -> None:
         """Move to the present, or to `at` within the step under way, and end what timed out on the way."""
         now = self.clock.now()
-        if at is not None and at > now:
-            raise ValueError(f"It is {now:.6g} s: something cannot arrive or leave at {at:.6g} s yet.")
+        if at is not None and not at <= now:
+            raise ValueError(f"It is {now:.6g} s: nobody can arrive or leave at {at:.6g} s yet.")
         moment = max(now if at is None else at, self._time)
         while self._deadlines and self._deadlines[0][0] <= moment:
             due, _, request = heapq.heappop(self._deadlines)
@@ -265,6 +285,10 @@ class Engine:
             )
         if request.max_queue_wait is not None and not request.max_queue_wait >= 0:
             raise InvalidRequest(f"max_queue_wait is {request.max_queue_wait}: use seconds from 0, or None.")
+        if not isinstance(request.priority, int):
+            raise InvalidRequest(f"priority is {request.priority!r}: use a whole number.")
+        if not isinstance(request.user, str) or not isinstance(request.id, str):
+            raise InvalidRequest(f"user {request.user!r} and id {request.id!r}: both are texts.")
         prompt_ids = self.model.encode(request.prompt)
         if not prompt_ids:
             raise InvalidRequest("The prompt is empty: ask something.")
@@ -294,6 +318,9 @@ class Engine:
         self.waiting.add(request)
         if request.max_queue_wait is not None:
             heapq.heappush(self._deadlines, (self._time + request.max_queue_wait, self._arrivals, request))
+            if len(self._deadlines) > 2 * len(self.waiting) + 64:  # most of them have been served since
+                self._deadlines = [one for one in self._deadlines if one[2].state is RequestState.WAITING]
+                heapq.heapify(self._deadlines)
 
     def _end(self, request: Request, reason: FinishReason) -> None:
         """The only place where a request ends."""
@@ -306,7 +333,10 @@ class Engine:
         request.state = RequestState.FINISHED
         request.finish_reason = reason
         self.trace.record(Finished(self._time, request.id, reason, len(request.output_ids), request.cause))
-        self._to_notify[request] = None
+        if request.on_text is not None:  # what was held back
+            self._calls.append((request, request.deliver_text))
+        if request.on_finish is not None:
+            self._calls.append((request, partial(request.on_finish, request)))
 
     def _release(self, request: Request) -> None:
         try:
@@ -325,17 +355,19 @@ class Engine:
                 self.trace.learn_piece(token, self.model.piece(token))
 
     def _notify(self) -> None:
-        """Call the requests' callbacks. The engine is settled by now, so they may call it in turn."""
-        if not self._to_notify:
+        """Make the callbacks that are due. The engine is settled by now, so they may call it in turn."""
+        if self._calling:  # one of them does: whoever called it makes the new calls as well
             return
-        told, self._to_notify = self._to_notify, {}
-        for request in told:
-            try:
-                request.deliver_text()
-                if request.finished and request.on_finish is not None:
-                    request.on_finish(request)
-            except Exception:
-                log.exception("A callback of %s raised; its request goes on.", request.id)
+        self._calling = True
+        try:
+            while self._calls:
+                request, call = self._calls.popleft()
+                try:
+                    call()
+                except Exception:
+                    log.exception("A callback of %s raised; its request goes on.", request.id)
+        finally:
+            self._calling = False
 
     def _header(self, seed: int | None) -> TraceHeader:
         kinds = {
@@ -368,10 +400,12 @@ def _next_chunk(request: Request, count: int) -> Chunk:
 
 
 def _refuse_misfit(model: TokenModel, policy: Policy, max_queue_size: int) -> None:
+    if isinstance(policy, type):
+        raise TypeError(f"{policy.__name__} is a class: make an instance, as in {policy.__name__}(...).")
     if not callable(getattr(policy, "plan", None)) or not hasattr(policy, "capacity"):
-        raise TypeError(
-            f"{policy!r} is not a policy: give an object with `capacity` and `plan()`, see policies.py."
-        )
+        raise TypeError(f"{policy!r} is not a policy: it needs `capacity` and `plan()`, see policies.py.")
+    if not isinstance(policy.capacity, int):
+        raise TypeError(f"{_described(policy)}: the most requests running at once must be a whole number.")
     if not policy.capacity >= 1:
         raise ValueError(f"{_described(policy)} lets {policy.capacity} requests run: let at least 1 run.")
     if policy.capacity > model.slots:

@@ -129,8 +129,9 @@ def summary(trace: Trace) -> Summary:
     """Throughput, latencies and occupancy of a run."""
     requests = request_metrics(trace)
     steps = list(trace.of_kind(Stepped))
-    duration = trace.duration
-    tokens = sum(len(request.token_times) for request in requests)
+    began = trace.events[0].time if trace.dropped else 0.0  # of a bounded trace only the end is there
+    duration = trace.duration - began
+    tokens = sum(token is not None for step in steps for token in step.tokens)
     served = sum(request.served for request in requests)
     paid = sum(step.paid for step in steps)
     ttfts = [request.ttft for request in requests if request.ttft is not None]

@@ -6,7 +6,8 @@ and the queues only; changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 from servelab.policies import StepPlan
 from servelab.request import Request
@@ -22,6 +23,7 @@ def check_plan(
     """Raise InvalidPlan unless the plan keeps every rule."""
     if not isinstance(plan, StepPlan):
         raise InvalidPlan(f"plan() returned {type(plan).__name__}: return a StepPlan.")
+    _check_types(plan)
     if plan.admit:
         _check_admissions(plan, waiting, running, capacity)
     admitted = set(plan.admit)
@@ -40,11 +42,22 @@ def check_plan(
             f"The plan pays for {plan.paid!r} tokens but computes {sum(plan.tokens.values())}: "
             "pay for all of them."
         )
-    if not plan.tokens and not (plan.wake_at is not None and plan.wake_at > now):
+    if not plan.tokens and not (plan.wake_at is not None and now < plan.wake_at < math.inf):
         raise InvalidPlan(
             "The plan computes nothing and names no later time to wake, so nobody would ever go on: "
             "give somebody a token, or set wake_at to a time after now."
         )
+
+
+def _check_types(plan: StepPlan) -> None:
+    if not isinstance(plan.admit, Sequence):
+        raise InvalidPlan(f"admit is {type(plan.admit).__name__}: give a list of requests, also for one.")
+    if not isinstance(plan.tokens, Mapping):
+        raise InvalidPlan(f"tokens is {type(plan.tokens).__name__}: give a dict from request to number.")
+    if not isinstance(plan.wake_at, int | float | None):
+        raise InvalidPlan(f"wake_at is {plan.wake_at!r}: give a time in seconds.")
+    if not isinstance(plan.paid, int | None):
+        raise InvalidPlan(f"paid is {plan.paid!r}: give a whole number of tokens, or None.")
 
 
 def _check_admissions(

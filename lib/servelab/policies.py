@@ -17,6 +17,7 @@ waiting for the answer. An instance may remember things, so it belongs to one en
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -146,9 +147,9 @@ class Continuous:
 
 
 def within_budget(tokens: Mapping[Request, int], budget: int) -> dict[Request, int]:
-    """Cut a step to `budget` tokens: those who generate come first, prompts share what is left, in order."""
+    """Cut a step to `budget` tokens: those who generate come first, then prompts in order of arrival."""
     chunks: dict[Request, int] = {}
-    for request in sorted(tokens, key=lambda request: tokens[request] > 1):
+    for request in sorted(tokens, key=lambda request: request.arrived if tokens[request] > 1 else -math.inf):
         chunks[request] = min(tokens[request], budget)
         budget -= chunks[request]
     return {request: count for request, count in chunks.items() if count}

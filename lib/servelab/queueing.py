@@ -7,7 +7,7 @@ engine decides whether there is room and refuses with `QueueFull` when there is 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import chain, islice
 from typing import overload
@@ -32,8 +32,8 @@ class RequestQueue(Sequence[Request]):
     """Waiting requests, next to be served first.
 
     Requests wait in lanes: one in all (fifo), one for each priority, or one for each user
-    (fair). Adding and removing cost the same however many wait; looking at the first k
-    costs k (plus, with priorities, a sort of the few priorities in use).
+    (fair). Adding and removing cost the same however many wait. Looking at the first k costs k,
+    and with priorities a sort of those in use, meant to be few.
     """
 
     def __init__(self, order: QueueOrder = QueueOrder.FIFO) -> None:
@@ -82,9 +82,11 @@ class RequestQueue(Sequence[Request]):
 
     def _in_turns(self) -> Iterator[Request]:
         """Everyone's first request, then everyone's second, and so on."""
-        turns = [iter(lane) for lane in self._lanes.values()]
+        turns: Iterable[Iterator[Request]] = map(
+            iter, self._lanes.values()
+        )  # one by one: often few are looked at
         while turns:
-            still_waiting = []
+            still_waiting: list[Iterator[Request]] = []
             for turn in turns:
                 for request in islice(turn, 1):
                     yield request
@@ -104,6 +106,8 @@ class RequestQueue(Sequence[Request]):
     def __getitem__(self, place: int | slice) -> Request | list[Request]:
         if isinstance(place, slice):
             start, stop, step = place.indices(self._length)
+            if step > 0 and start >= stop:  # the usual case when nobody can be admitted: nothing to sort
+                return []
             if step < 0:
                 return list(self)[place]
             return list(islice(self, start, stop, step))

@@ -70,26 +70,31 @@ class SamplingParams:
         def whole(value: object) -> bool:
             return isinstance(value, int) and not isinstance(value, bool)
 
-        # Written so that NaN, which compares false with everything, is refused as well.
+        def between(value: object, least: float, most: float) -> bool:
+            return isinstance(value, int | float) and least <= value <= most  # false for NaN
+
+        # Numbers so extreme that float32 cannot hold what they make of logits are refused too.
         refuse_unless(
-            self.temperature >= 0 and math.isfinite(self.temperature),
-            f"temperature is {self.temperature}: use 0 (greedy) or a positive number.",
+            self.temperature == 0 or between(self.temperature, 0.001, 1000),
+            f"temperature is {self.temperature}: use 0 (greedy), or a number from 0.001 to 1000.",
         )
         refuse_unless(
             whole(self.top_k) and self.top_k >= 0,
             f"top_k is {self.top_k}: use 0 (off) or a positive whole number.",
         )
-        refuse_unless(0 < self.top_p <= 1, f"top_p is {self.top_p}: use a number above 0 and at most 1.")
         refuse_unless(
-            self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty),
-            f"repetition_penalty is {self.repetition_penalty}: use a positive number; 1 switches it off.",
+            between(self.top_p, 1e-6, 1), f"top_p is {self.top_p}: use a number above 0 and at most 1."
+        )
+        refuse_unless(
+            between(self.repetition_penalty, 0.01, 100),
+            f"repetition_penalty is {self.repetition_penalty}: use 0.01 to 100; 1 switches it off.",
         )
         refuse_unless(
             self.max_new_tokens is None or (whole(self.max_new_tokens) and self.max_new_tokens >= 1),
             f"max_new_tokens is {self.max_new_tokens}: use a whole number from 1, or None for no limit.",
         )
         refuse_unless(
-            not isinstance(self.stop, str) and all(isinstance(text, str) and text for text in self.stop),
+            isinstance(self.stop, tuple) and all(isinstance(text, str) and text for text in self.stop),
             f"stop is {self.stop!r}: use a tuple of texts that are not empty.",
         )
         refuse_unless(whole(self.seed), f"seed is {self.seed}: use a whole number.")
@@ -134,7 +139,8 @@ class Request:
     def text(self) -> str:
         """The answer so far: whole characters, without a stop string or the beginning of one.
 
-        Tokens are decoded when somebody reads, so that a simulation of a million pays for none.
+        To be read on the thread that drives the engine, because reading decodes: tokens become text when
+        somebody reads, so that a simulation of a million pays for none.
         """
         if self.stream is not None:
             unread = self.output_ids[self._tokens_read :]

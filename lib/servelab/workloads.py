@@ -6,6 +6,7 @@ intended times; what a user waits is counted from there.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,12 @@ class Arrival:
     priority: int = 0
     patience: float | None = None
     max_queue_wait: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at < math.inf:
+            raise ValueError(f"A user arrives at {self.at} s: use seconds from 0.")
+        if self.patience is not None and not self.patience >= 0:
+            raise ValueError(f"patience is {self.patience}: use seconds from 0, or None.")
 
     def request(self) -> Request:
         """A new request to submit."""

@@ -5,12 +5,23 @@ import pytest
 from hypothesis import given, settings
 from scenarios import Scenario, World, scenarios
 
-from servelab import Interleaved, ScriptedModel, StaticBatch, poisson, simulate, users
+from servelab import (
+    Arrival,
+    Continuous,
+    Interleaved,
+    SamplingParams,
+    ScriptedModel,
+    StaticBatch,
+    poisson,
+    simulate,
+    users,
+)
 from servelab.lab import interleaving_timeline, load_panels, queue_state, step_occupancy
 from servelab.lab.figures import Drawing, palette
 from servelab.lab.figures.timeline import HALF_CHARACTER, timeline_rows
 from servelab.models.scripted import utf8_bytes
 from servelab.trace import Stepped, Trace
+from servelab.trace.queues import queue_lengths
 
 
 def three_users() -> Trace:
@@ -116,6 +127,21 @@ def test_colours_carry_white_letters() -> None:
         linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in channels]
         luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
         assert 1.05 / (luminance + 0.05) >= 4.5
+
+
+def test_a_long_and_busy_run_is_not_smoothed_away() -> None:
+    crowded = simulate(poisson(30, 600, seed=1), Continuous(32), max_queue_size=1000)
+    most = max(one.waiting for one in queue_lengths(crowded))
+    assert most > 100
+    assert f"up to {most} waited" in queue_state(crowded).words
+    burst = [Arrival(0.0, "a", SamplingParams(max_new_tokens=5)) for _ in range(6)]
+    rare = simulate([*burst, Arrival(500.0, "late")], Interleaved(2))
+    assert "Most waiting: 4" in queue_state(rare).words
+
+
+def test_a_window_beyond_the_end_is_empty_and_no_error() -> None:
+    for axis in ("steps", "seconds"):
+        interleaving_timeline(three_users(), axis=axis, start=100).png()
 
 
 def test_refusals_are_drawn() -> None:

@@ -143,6 +143,12 @@ def falsified(trace, kind, **changes):
         (Finished, {"reason": FinishReason.TIMED_OUT}, "do not bear out"),
         (Finished, {"reason": FinishReason.CONTEXT}, "do not bear out"),
         (Finished, {"generated": 2}, "received 3"),
+        (Finished, {"reason": FinishReason.FAILED}, "do not bear out"),
+        (Finished, {"time": 9.0}, "do not bear out"),
+        (Admitted, {"time": 0.01}, "without running"),
+        (Accepted, {"max_queue_wait": 0.0}, "although it gave up"),
+        (Stepped, {"time": float("inf")}, "backwards or away"),
+        (Stepped, {"computed": (2,)}, "not equally many"),
     ],
 )
 def test_a_falsified_trace_is_named_for_what_is_wrong(right, kind, changes, said: str) -> None:

@@ -3,12 +3,14 @@
 from servelab.lab.figures import (
     Drawing,
     interleaving_timeline,
+    lines,
     load_panels,
     queue_state,
     step_occupancy,
 )
 from servelab.lab.knobs import knobs
 from servelab.lab.live import watch
+from servelab.lab.measure import on_model_thread, token_seconds
 from servelab.lab.predict import compare, predict
 from servelab.lab.record import record
 from servelab.lab.source import source
@@ -18,11 +20,14 @@ __all__ = [
     "compare",
     "interleaving_timeline",
     "knobs",
+    "lines",
     "load_panels",
+    "on_model_thread",
     "predict",
     "queue_state",
     "record",
     "source",
     "step_occupancy",
+    "token_seconds",
     "watch",
 ]

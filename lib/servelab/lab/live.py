@@ -53,7 +53,6 @@ class LiveRows:
 
     def add(self, request: Request) -> None:
         self._requests.append(request)
-        self.redraw()
 
     def redraw_if_due(self, engine: Engine) -> None:
         if time.perf_counter() - self._drawn >= SECONDS_BETWEEN_PICTURES:

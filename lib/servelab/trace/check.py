@@ -12,6 +12,7 @@ requests in order, and yields a token exactly where a request's last known token
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -59,10 +60,16 @@ class _Life:
 
     prompt_tokens: int
     token_limit: int
-    running: bool = False
+    gives_up: float  # when it has waited too long
+    admitted: float = math.inf
     computed: int = 0
     generated: int = 0
     last_token: int | None = None
+    went_without: float = -1.0  # when it last computed and received no token
+
+    @property
+    def running(self) -> bool:
+        return self.admitted < math.inf
 
     @property
     def uncomputed(self) -> int:
@@ -79,8 +86,8 @@ class _Judge:
         self.step_ended = 0.0
 
     def breaches(self, event: Event) -> Iterator[str]:
-        if not event.time >= self.now:
-            yield f"time runs backwards, from {self.now:.6g} s"
+        if not self.now <= event.time < math.inf:
+            yield f"time runs backwards or away, from {self.now:.6g} s"
         self.now = event.time
         match event:
             case Accepted():
@@ -104,7 +111,8 @@ class _Judge:
             yield f"{event.request} is accepted although every place is taken"
         if event.prompt_tokens < 1 or event.prompt_tokens + event.token_limit > self.header.context_length:
             yield f"{event.request} does not fit into the context"
-        self.live[event.request] = _Life(event.prompt_tokens, event.token_limit)
+        wait = math.inf if event.max_queue_wait is None else event.max_queue_wait
+        self.live[event.request] = _Life(event.prompt_tokens, event.token_limit, event.time + wait)
 
     def _refused(self, event: Refused) -> Iterator[str]:
         if self._has_place():
@@ -115,7 +123,9 @@ class _Judge:
         if life is None or life.running:
             yield f"{event.request} is admitted but was not waiting"
             return
-        life.running = True
+        if event.time >= life.gives_up:
+            yield f"{event.request} is admitted although it gave up at {life.gives_up:.6g} s"
+        life.admitted = event.time
         self.running += 1
         if self.running > self.header.capacity:
             yield f"{self.running} requests run, {self.header.capacity} may"
@@ -124,6 +134,8 @@ class _Judge:
         if not self.step_ended <= event.started <= event.time:
             yield "a step begins before the last one ended"
         self.step_ended = event.time
+        if not len(event.requests) == len(event.computed) == len(event.tokens):
+            yield "a step's requests, counts and tokens are not equally many"
         if len(set(event.requests)) != len(event.requests):
             yield "a request occurs twice in one step"
         for name in sorted(self.must_end):
@@ -131,9 +143,9 @@ class _Judge:
         if event.paid < sum(event.computed):
             yield f"{sum(event.computed)} tokens are computed but only {event.paid} paid for"
         keys_read = 0
-        for name, computed, token in zip(event.requests, event.computed, event.tokens, strict=True):
+        for name, computed, token in zip(event.requests, event.computed, event.tokens, strict=False):
             running = self.live.get(name)
-            if running is None or not running.running:
+            if running is None or running.admitted > event.started:
                 yield f"{name} computes without running"
                 continue
             yield from self._computed(name, running, computed, token)
@@ -147,6 +159,7 @@ class _Judge:
         whole = computed == life.uncomputed
         life.computed += computed
         if token is None:
+            life.went_without = self.now
             if whole:  # only a request that ends at once may go without the token it computed
                 self.must_end.add(name)
             return
@@ -172,19 +185,23 @@ class _Judge:
             yield f"{event.request} ends by {event.reason.name}, which its tokens do not bear out"
 
     def _bears_out(self, reason: FinishReason, life: _Life) -> bool:
+        """Whether the request could end for this reason, now. Natural ends come with the end of a step."""
         stopped = life.last_token in self.header.stop_token_ids
-        full = life.prompt_tokens + life.generated == self.header.context_length
+        just_received = life.generated > 0 and self.now == self.step_ended > life.went_without
         at_limit = life.generated == life.token_limit
+        full = life.prompt_tokens + life.generated == self.header.context_length
         match reason:
             case FinishReason.TIMED_OUT:
-                return not life.running
+                return not life.running and self.now >= life.gives_up
+            case FinishReason.FAILED:
+                return life.went_without == self.now
             case FinishReason.STOP_TOKEN:
-                return stopped
+                return just_received and stopped
             case FinishReason.STOP_STRING:
-                return life.generated > 0 and not stopped
+                return just_received and not stopped
             case FinishReason.LENGTH:
-                return at_limit and not stopped
+                return just_received and at_limit and not stopped
             case FinishReason.CONTEXT:
-                return at_limit and full and not stopped
+                return just_received and at_limit and full and not stopped
             case _:
                 return True

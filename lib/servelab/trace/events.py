@@ -22,6 +22,7 @@ class Accepted:
     prompt_tokens: int
     token_limit: int  # the most tokens the answer can have
     priority: int = 0
+    max_queue_wait: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,9 +82,7 @@ def _slices(step: Stepped, rows: dict[str, int], trace: Trace) -> list[dict[str,
     return [
         {
             "ph": "X",
-            "name": f"prompt ({computed})"
-            if token is None
-            else _readable(trace.pieces.get(token, str(token))),
+            "name": f"({computed})" if token is None else _readable(trace.pieces.get(token, str(token))),
             "pid": 1,
             "tid": rows[request],
             "ts": step.started * MICROSECONDS,

@@ -1,9 +1,18 @@
 """Figures of a trace: one glance tells the story, and the same story is there in words."""
 
 from servelab.lab.figures.drawing import Drawing
+from servelab.lab.figures.lines import lines
 from servelab.lab.figures.load import load_panels
 from servelab.lab.figures.occupancy import step_occupancy
 from servelab.lab.figures.queues import queue_state
 from servelab.lab.figures.timeline import TimeAxis, interleaving_timeline
 
-__all__ = ["Drawing", "TimeAxis", "interleaving_timeline", "load_panels", "queue_state", "step_occupancy"]
+__all__ = [
+    "Drawing",
+    "TimeAxis",
+    "interleaving_timeline",
+    "lines",
+    "load_panels",
+    "queue_state",
+    "step_occupancy",
+]

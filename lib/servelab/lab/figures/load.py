@@ -14,7 +14,7 @@ from servelab.metrics import percentile, request_metrics
 from servelab.trace import Trace
 from servelab.trace.queues import queue_lengths
 
-READING_PACE = 0.25  # seconds for a token: about 240 English words a minute
+READING_PACE = 0.25  # seconds for a token: four tokens, or about three English words, a second
 
 
 def load_panels(trace: Trace, *, says: str) -> Drawing:
@@ -22,7 +22,8 @@ def load_panels(trace: Trace, *, says: str) -> Drawing:
     requests = [request for request in request_metrics(trace) if request.token_times]
     arrived = [request.arrived for request in requests]
     ttfts = [request.ttft or 0.0 for request in requests]
-    gaps = [percentile(request.itls, 95) for request in requests]
+    gaps = [percentile(request.itls, 95) for request in requests if request.itls]
+    talked = [request.arrived for request in requests if request.itls]  # an answer of one token has no gap
     lengths = queue_lengths(trace)
     with course_style():
         height = 5.1 + lines_height(says)
@@ -41,10 +42,15 @@ def load_panels(trace: Trace, *, says: str) -> Drawing:
         )
         _name(panels[0], "requests waiting")
         _dots(panels[1], arrived, ttfts, "time to first token, seconds")
-        _dots(panels[2], arrived, gaps, "gap between tokens, seconds (95th percentile of each answer)")
+        _dots(panels[2], talked, gaps, "gap between tokens, seconds (95th percentile of each answer)")
         panels[2].axhline(READING_PACE, color=palette.FAINT, linestyle="--", linewidth=1)
         panels[2].text(
-            trace.duration, READING_PACE, "you read this fast ", ha="right", va="bottom", color=palette.FAINT
+            trace.duration,
+            READING_PACE,
+            "reading pace: 4 tokens a second ",
+            ha="right",
+            va="bottom",
+            color=palette.FAINT,
         )
         panels[0].yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         for panel in panels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -14,10 +15,12 @@ from servelab.lab.figures.drawing import Drawing, course_style, lines_height, te
 from servelab.trace import Refused, Trace
 from servelab.trace.queues import QueueLengths, queue_lengths
 
+BLINK = 0.005  # seconds
+
 
 def queue_state(trace: Trace, *, says: str = "") -> Drawing:
     """Draw both queues in seconds, each in its own panel, with limits and refusals."""
-    lengths = _settled(queue_lengths(trace), (trace.duration or 1.0) / 500)
+    lengths = _settled(queue_lengths(trace))
     refused = [event.time for event in trace.of_kind(Refused)]
     says = says or _default_title(trace, lengths, refused)
     with course_style():
@@ -45,7 +48,7 @@ def draw_queue_strip(
     axes: Axes, trace: Trace, place: Callable[[float], float], start: float, stop: float
 ) -> None:
     """Both queues in one small panel under another figure, on that figure's axis."""
-    lengths = _settled(queue_lengths(trace), (trace.duration or 1.0) / 500)
+    lengths = _settled(queue_lengths(trace))
     places = [*(place(one.time) for one in lengths), max(stop, place(trace.duration))]
     waiting = [one.waiting for one in lengths]
     running = [one.running for one in lengths]
@@ -63,10 +66,16 @@ def draw_queue_strip(
     _name_widest(axes, places, waiting, start, stop, inch)
 
 
-def _settled(lengths: Sequence[QueueLengths], shortest: float) -> list[QueueLengths]:
-    """Without the blink between one request's end and the next one's admission."""
-    lasting = [one for one, after in pairwise(lengths) if after.time - one.time > shortest]
-    return [*lasting, lengths[-1]]
+def _settled(lengths: Sequence[QueueLengths]) -> list[QueueLengths]:
+    """Without the blink before an admission: who is let in at once has not waited, nor was a place free."""
+    kept = [lengths[-1]]
+    admitted = math.inf
+    for one, after in reversed([*pairwise(lengths)]):
+        if after.running > one.running:
+            admitted = after.time
+        if admitted - one.time > BLINK:
+            kept.append(one)
+    return kept[::-1]
 
 
 def _name_widest(

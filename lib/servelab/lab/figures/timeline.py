@@ -115,8 +115,9 @@ def interleaving_timeline(
         says += f"\n({len(rows) - len(shown)} more users not drawn.)"
     with course_style():
         figure, axes, strip = _canvas(len(shown), says)
+        people = list(dict.fromkeys(row.user for row in rows))
         for place, row in enumerate(shown):
-            colour = palette.user_colour(row.user, place)
+            colour = palette.user_colour(row.user, people.index(row.user))
             _draw_row(axes, -place, row, colour, scale, start, stop)
         draw_queue_strip(strip, trace, scale.place, start, stop)
         _finish(figure, axes, strip, trace, scale, start, stop, says)
@@ -161,6 +162,8 @@ def _legible_stop(scale: _Scale, cells: Sequence[Cell], start: float) -> float:
     if not cells:
         return max(scale.end, start + 1.0)
     visible = [cell for cell in cells if scale.span(cell)[1] > start]
+    if not visible:
+        return start + 1.0
     widths = sorted(text_width(_label(cell)) + 0.1 for cell in visible[:60]) or [0.5]
     needed = min(max(widths[int(len(widths) * 0.95)], 0.36), 0.75)
     if scale.axis is TimeAxis.STEPS:
@@ -171,7 +174,7 @@ def _legible_stop(scale: _Scale, cells: Sequence[Cell], start: float) -> float:
 
 def _label(cell: Cell) -> str:
     if cell.piece is None:
-        return "prompt"
+        return "prompt" if cell.is_prompt else "lost"
     if is_half_character(cell.piece):
         return HALF_CHARACTER
     text = cell.piece.strip(" ")

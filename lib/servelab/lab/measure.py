@@ -1,0 +1,52 @@
+"""Small measurements that lessons make of a network itself, on the thread on which models run."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def on_model_thread(work: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Let a function that uses torch run where all models of this process run, without gradients.
+
+    Two threads that compute with torch slow each other down; see `servelab.models.model_thread`.
+    """
+
+    @functools.wraps(work)
+    def elsewhere(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        from servelab.models import model_thread
+
+        return model_thread.call(_without_gradients, work, *arguments, **named)  # type: ignore[no-any-return]
+
+    return elsewhere
+
+
+def _without_gradients(work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return work(*arguments, **named)
+
+
+@on_model_thread
+def token_seconds(network: PreTrainedModel, length: int, *, cached: bool, repeats: int = 3) -> float:
+    """Seconds for the next token of a text of `length` tokens: from all of them, or from a cache."""
+    import torch
+
+    text = torch.arange(100, 100 + length)[None]  # (1, length): any tokens take the same time
+    durations = []
+    for _ in range(repeats):
+        cache = network(text[:, :-1], use_cache=True, logits_to_keep=1).past_key_values if cached else None
+        began = time.perf_counter()
+        network(text[:, -1:] if cached else text, past_key_values=cache, use_cache=cached, logits_to_keep=1)
+        durations.append(time.perf_counter() - began)
+    return statistics.median(durations)
