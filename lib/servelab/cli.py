@@ -60,7 +60,25 @@ def _parser() -> argparse.ArgumentParser:
     tidy = commands.add_parser("tidy", help="for authors: make notebooks fit to be saved")
     tidy.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK", help="default: all lessons")
     tidy.set_defaults(run=_tidy)
+
+    html = commands.add_parser("html", help="the course as static pages")
+    html.add_argument("folder", type=Path, metavar="OUT")
+    html.set_defaults(run=_html)
+
+    _add_workshop(commands.add_parser("workshop", help="a folder to hand out, and pages for who gives it"))
     return parser
+
+
+def _add_workshop(workshop: argparse.ArgumentParser) -> None:
+    workshop.add_argument("folder", type=Path, metavar="OUT")
+    workshop.add_argument("--without", action="append", default=[], choices=["solutions", "outputs"])
+    workshop.add_argument(
+        "--bundle", action="store_true", help="packages and weights too, for a room without network"
+    )
+    workshop.add_argument("--platforms", default="", metavar="win,mac,linux", help="default: this one")
+    workshop.add_argument("--pythons", default="", metavar="3.12,3.13", help="default: this one")
+    workshop.add_argument("--torch-index", metavar="URL", help="where the small torch for Linux is")
+    workshop.set_defaults(run=_workshop)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -92,6 +110,22 @@ def _tidy(options: argparse.Namespace) -> int:
     from servelab.lab import tidy
 
     return tidy.run(options.notebooks)
+
+
+def _html(options: argparse.Namespace) -> int:
+    from servelab.lab.editions import html
+
+    return html.run(options.folder)
+
+
+def _workshop(options: argparse.Namespace) -> int:
+    from servelab.lab.editions import bundle, workshop
+
+    targets = bundle.targets(options.platforms, options.pythons) if options.bundle else []
+    workshop.run(options.folder, [workshop.Part(part) for part in options.without])
+    if not targets:
+        return 0
+    return bundle.run(options.folder / "bundle", targets, options.torch_index or bundle.CPU_INDEX)
 
 
 if __name__ == "__main__":

@@ -70,8 +70,8 @@ def _check_admissions(
         raise InvalidPlan("The plan admits a request twice: name each one once.")
     if len(running) + len(plan.admit) > capacity:
         raise InvalidPlan(
-            f"The plan admits {len(plan.admit)} to {len(running)} running, but only {capacity} may run: "
-            f"admit {capacity - len(running)} at most."
+            f"{len(running)} are running and only {capacity} may run, so your plan can admit "
+            f"{capacity - len(running)} at most; it admits {len(plan.admit)}."
         )
 
 

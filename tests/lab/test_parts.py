@@ -17,7 +17,7 @@ def learners_folder(tmp_path, monkeypatch) -> None:
 def test_no_click_is_no_guess_and_blocks_nothing() -> None:
     asked = predict("When?", ["soon", "late"])
     assert asked.guess is None
-    assert repr(compare(asked, "late", "Because.")) == "It was: late. Because. (No guess this time.)"
+    assert repr(compare(asked, "late", "Because.")) == "It was: late. Because. (No guess was made.)"
 
 
 @pytest.mark.parametrize(("guess", "close"), [("soon", False), ("late", True)])
@@ -38,6 +38,14 @@ def test_numbers_count_within_a_factor_of_two(typed: str, close: bool | None) ->
     asked = predict("How many?")
     asked._field.value = typed
     assert compare(asked, 10.0, "Because.").close is close
+
+
+def test_the_thought_behind_another_choice_is_taken_up() -> None:
+    asked = predict("When?", ["soon", "late"])
+    shown = compare(asked, "late", "Because.", instead={"soon": "One might think so."})
+    assert "might" not in repr(shown)
+    asked._field.value = "soon"
+    assert "It was: late. One might think so. Because." in repr(shown)
 
 
 def test_a_click_after_the_result_redraws_it_and_is_marked() -> None:

@@ -7,7 +7,7 @@ import pytest
 from servelab import Interleaved, StepPlan
 from servelab.lab.exercises import Verdict
 from servelab.lab.exercises.queue_and_concurrency_limit import (
-    busy_hour,
+    busy_moment,
     check_largest_limit,
     check_smallest_first,
     check_where,
@@ -149,10 +149,10 @@ def test_an_error_is_shown_with_the_learners_own_line_and_none_of_ours() -> None
     ],
 )
 def test_reading_a_run(answer, verdict: Verdict) -> None:
-    hour = busy_hour()
-    one = next(entry for entry in hour.events if getattr(entry, "request", "") == "request 7")
+    run = busy_moment()
+    one = next(entry for entry in run.events if getattr(entry, "request", "") == "request 7")
     assert one.time < 2.0
-    assert check_where(hour, "request 7", 2.0, answer).verdict is verdict
+    assert check_where(run, "request 7", 2.0, answer).verdict is verdict
 
 
 def test_the_largest_limit() -> None:

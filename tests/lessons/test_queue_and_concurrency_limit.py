@@ -25,12 +25,14 @@ BOTH = users(
 
 def test_a_limit_decides_whether_users_wait_before_their_answer_or_inside_it() -> None:
     """To keep, 1: a higher limit means a shorter wait for the first token and longer gaps after it."""
-    workload = poisson(1.2, 60, seed=1, new_tokens=(20, 100))
+    workload = poisson(1.2, 60, seed=1, prompt_tokens=(8, 40), new_tokens=(20, 100))
     runs = [
         summary(simulate(workload, Interleaved(limit), max_queue_size=1000)) for limit in (1, 2, 4, 8, 16)
     ]
     ttfts = [run.ttft_median for run in runs]
     gaps = [run.itl_p95 for run in runs]
+    answers = [run.e2e_median for run in runs]
+    assert answers == sorted(answers)
     assert ttfts == sorted(ttfts, reverse=True)
     assert gaps == sorted(gaps)
 
@@ -73,7 +75,7 @@ def test_refusing_at_once_serves_more_users_than_letting_all_wait() -> None:
 
 
 def test_at_limit_eight_words_come_as_fast_as_one_reads_and_at_sixteen_they_do_not() -> None:
-    busy = poisson(1.2, 60, seed=1, new_tokens=(20, 100))
+    busy = poisson(1.2, 60, seed=1, prompt_tokens=(8, 40), new_tokens=(20, 100))
     eight, sixteen = (summary(simulate(busy, Interleaved(limit), max_queue_size=1000)) for limit in (8, 16))
     assert eight.itl_p95 < READING_PACE < sixteen.itl_p95
 

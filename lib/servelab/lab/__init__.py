@@ -11,6 +11,7 @@ from servelab.lab.figures import (
 from servelab.lab.knobs import knobs
 from servelab.lab.live import watch
 from servelab.lab.measure import on_model_thread, token_seconds
+from servelab.lab.player import player
 from servelab.lab.predict import compare, predict
 from servelab.lab.record import record
 from servelab.lab.source import source
@@ -23,6 +24,7 @@ __all__ = [
     "lines",
     "load_panels",
     "on_model_thread",
+    "player",
     "predict",
     "queue_state",
     "record",

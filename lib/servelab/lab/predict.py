@@ -7,7 +7,7 @@ after the result is welcome too; it is marked as such.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -60,14 +60,18 @@ class Prediction:
         return with_fallback(self._box, {"text/plain": repr(self)}, **settings)
 
     def __repr__(self) -> str:
-        return f"Your guess: {self.question}" + "".join(f"\n( ) {choice}" for choice in self.choices)
+        choices = "".join(f"\n( ) {choice}" for choice in self.choices)
+        return f"Your guess: {self.question}{choices or ' (a number)'}"
 
 
 class Comparison:
     """What was expected beside what happened; redrawn when the guess changes afterwards."""
 
-    def __init__(self, prediction: Prediction, was: str | float, because: str) -> None:
-        self.prediction, self.was, self.because = prediction, was, because
+    def __init__(
+        self, prediction: Prediction, was: str | float, because: str, instead: Mapping[str, str]
+    ) -> None:
+        self.prediction, self.was = prediction, was
+        self.because, self.instead = because, instead
         prediction.comparison = self
         self._area = widgets.HTML()
         self.redraw()
@@ -99,9 +103,11 @@ class Comparison:
     def _sentence(self) -> str:
         guess = self.prediction.guess
         if guess is None:
-            return f"It was: {shown(self.was)}. {self.because} (No guess this time.)"
+            return f"It was: {shown(self.was)}. {self.because} (No guess was made.)"
         late = " (after seeing)" if self.prediction.after_seeing else ""
-        return f"You expected{late}: {shown(guess)}. It was: {shown(self.was)}. {self.because}"
+        misconception = f"{self.instead[str(guess)]} " if guess in self.instead else ""
+        was = f"It was: {shown(self.was)}. {misconception}{self.because}"
+        return f"You expected{late}: {shown(guess)}. {was}"
 
     def __repr__(self) -> str:
         return self._sentence()
@@ -112,11 +118,16 @@ def predict(question: str, choices: Sequence[str] = ()) -> Prediction:
     return Prediction(question, choices)
 
 
-def compare(prediction: Prediction, was: str | float, because: str) -> Comparison:
-    """Draw the guess beside the result. Numbers count as close within a factor of two."""
+def compare(
+    prediction: Prediction, was: str | float, because: str, instead: Mapping[str, str] | None = None
+) -> Comparison:
+    """Draw the guess beside the result. Numbers count as close within a factor of two.
+
+    instead: for another choice, a sentence that takes up the thought behind it.
+    """
     if prediction.choices and was not in prediction.choices:
         raise ValueError(f"{was!r} is none of the choices {prediction.choices}: name one of them.")
-    return Comparison(prediction, was, because)
+    return Comparison(prediction, was, because, instead or {})
 
 
 def is_close(guess: str | float, was: str | float) -> bool:

@@ -19,7 +19,7 @@ STEP_BUDGET = 5_000
 GAP = 0.25  # seconds
 
 
-def busy_hour() -> Trace:
+def busy_moment() -> Trace:
     """The run that exercise 1 reads: ten users come faster than two at a time can be answered."""
     arrivals = poisson(4.0, 10, seed=5, prompt_tokens=(8, 16), new_tokens=(10, 30))
     return simulate(arrivals, Interleaved(2), max_queue_size=4)

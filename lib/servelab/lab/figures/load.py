@@ -17,7 +17,7 @@ from servelab.trace.queues import queue_lengths
 READING_PACE = 0.25  # seconds for a token: four tokens, or about three English words, a second
 
 
-def load_panels(trace: Trace, *, says: str) -> Drawing:
+def load_panels(trace: Trace, *, says: str, tops: tuple[float, float, float] | None = None) -> Drawing:
     """Three panels over the arrival time of each request: waiting, TTFT, and the longer gaps."""
     requests = [request for request in request_metrics(trace) if request.token_times]
     arrived = [request.arrived for request in requests]
@@ -55,6 +55,8 @@ def load_panels(trace: Trace, *, says: str) -> Drawing:
         panels[0].yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         for panel in panels:
             panel.set_ylim(bottom=0)
+        for panel, top in zip(panels, tops or (), strict=False):
+            panel.set_ylim(top=top)
         panels[2].set_ylim(top=max(panels[2].get_ylim()[1], READING_PACE * 1.6))
         panels[2].set_xlim(0, trace.duration or 1.0)
         panels[2].set_xlabel(f"seconds   ·   {trace.header.model}   ·   {trace.header.evidence.value}")

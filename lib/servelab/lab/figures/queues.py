@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, lines_height, text_width, title
-from servelab.trace import Refused, Trace
+from servelab.request import FinishReason
+from servelab.trace import Finished, Refused, Trace
 from servelab.trace.queues import QueueLengths, queue_lengths
 
 BLINK = 0.005  # seconds
@@ -22,6 +23,7 @@ def queue_state(trace: Trace, *, says: str = "") -> Drawing:
     """Draw both queues in seconds, each in its own panel, with limits and refusals."""
     lengths = _settled(queue_lengths(trace))
     refused = [event.time for event in trace.of_kind(Refused)]
+    left = [event.time for event in trace.of_kind(Finished) if event.reason is FinishReason.DISCONNECTED]
     says = says or _default_title(trace, lengths, refused)
     with course_style():
         height = 4.3 + lines_height(says)
@@ -38,10 +40,11 @@ def queue_state(trace: Trace, *, says: str = "") -> Drawing:
         limit = trace.header.capacity
         _name_panel(running, "processing queue: running", limit, f"limit {limit}", limit)
         _mark_refusals(waiting, refused)
+        _mark_leavers(running, left)
         running.set_xlim(0, end)
         running.set_xlabel(f"seconds\n{trace.header.model}   ·   {trace.header.evidence.value}")
         title(figure, waiting, says)
-    return Drawing(figure, _words(trace, lengths, refused, says))
+    return Drawing(figure, _words(trace, lengths, refused, left, says))
 
 
 def draw_queue_strip(
@@ -131,17 +134,30 @@ def _mark_refusals(axes: Axes, refused: Sequence[float]) -> None:
     )
 
 
+def _mark_leavers(axes: Axes, left: Sequence[float]) -> None:
+    """Users who went away without their whole answer."""
+    if not left:
+        return
+    height = axes.get_ylim()[1] * 0.93
+    axes.plot(left, [height] * len(left), "v", color=palette.FAINT, markersize=6)
+    words = f"{len(left)} left before the end of their answer"
+    axes.set_title(words, loc="center", fontsize=palette.LETTERS, color=palette.FAINT, pad=4)
+
+
 def _default_title(trace: Trace, lengths: Sequence[QueueLengths], refused: Sequence[float]) -> str:
     most = max(one.waiting for one in lengths)
     turned_away = f", {len(refused)} were refused" if refused else ""
     return f"At most {trace.header.capacity} generate at once; up to {most} waited{turned_away}."
 
 
-def _words(trace: Trace, lengths: Sequence[QueueLengths], refused: Sequence[float], says: str) -> str:
+def _words(
+    trace: Trace, lengths: Sequence[QueueLengths], refused: Sequence[float], left: Sequence[float], says: str
+) -> str:
     most_waiting = max(one.waiting for one in lengths)
     most_running = max(one.running for one in lengths)
     return (
         f"Both queues over {trace.duration:.3g} seconds ({trace.header.evidence.value}). {says} "
         f"Most waiting: {most_waiting}, with room for {trace.header.max_queue_size}. "
-        f"Most running: {most_running}, limit {trace.header.capacity}. Refused: {len(refused)}."
+        f"Most running: {most_running}, limit {trace.header.capacity}. "
+        f"Refused: {len(refused)}. Left: {len(left)}."
     )

@@ -169,7 +169,9 @@ def _legible_stop(scale: _Scale, cells: Sequence[Cell], start: float) -> float:
     if scale.axis is TimeAxis.STEPS:
         return min(start + max(4.0, inches // needed), scale.end)
     ordinary = sorted(cell.ended - cell.started for cell in visible)[len(visible) // 4]
-    return min(start + inches / needed * ordinary, scale.end)
+    stop = start + inches / needed * ordinary
+    whole = [end for end in scale.ends if start < end <= stop]  # no cell is cut in two
+    return whole[-1] if whole else min(stop, scale.end)
 
 
 def _label(cell: Cell) -> str:
@@ -292,8 +294,9 @@ def _draw_cell(
                 linewidth=0,
             )
         )
-    label = cut_to(_label(cell), (right - left - 2 * gap) / inch - 0.02)
-    if label != "…":
+    room = (right - left - 2 * gap) / inch - 0.02
+    label = cut_to(_label(cell), room)
+    if room > NARROW and (len(label) > 3 or not label.endswith("…")):
         lift = 0.06 if cell.is_prompt else 0.0
         axes.text((left + right) / 2, y + lift, label, ha="center", va="center", color="white")
 

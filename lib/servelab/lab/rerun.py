@@ -1,0 +1,121 @@
+"""Did running a lesson again give what is saved in it? Asked while nbval runs it, so it costs nothing.
+
+A pytest plugin: `pytest -p servelab.lab.rerun --nbval-lax notebooks`. nbval itself compares only the
+cells that say so; here every cell is compared, except that pictures, names of widgets, and cells
+tagged `measured` (whose seconds are another machine's) may differ. Then all cells but the measured
+ones run a second time in the same kernel, as a learner who goes back does. Decides nothing about
+whether a cell may fail: that stays with nbval.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Generator, Sequence
+from difflib import unified_diff
+from itertools import groupby
+from typing import Any
+
+import pytest
+from nbformat import NotebookNode
+from nbval.plugin import IPyNbCell  # type: ignore[import-untyped]
+
+from servelab.lab.tidy import merged_streams
+
+MEASURED = "measured"
+VIEW = "application/vnd.jupyter.widget-view+json"  # carries a name drawn at random for every run
+ADVICE = (
+    f"Running this cell again gives another output than is saved in it: if the new one is right, save it and "
+    f"run `servelab tidy`; if it holds seconds, tag the cell `{MEASURED}`."
+)
+RESULTS = ("display_data", "execute_result")
+
+
+def differences(saved: NotebookNode, rerun: NotebookNode) -> list[str]:
+    """What a reader would see changed between two executions of one notebook; nothing is as it should be."""
+    if [cell.get("id") for cell in saved.cells] != [cell.get("id") for cell in rerun.cells]:
+        return ["the notebooks do not have the same cells"]
+    found = []
+    for before, after in zip(saved.cells, rerun.cells, strict=True):
+        if before.source != after.source:
+            found.append(f"cell {before.id}: its source is another")
+        elif before.cell_type == "code" and (change := cell_difference(before, after.outputs)):
+            found.append(f"cell {before.id}: {change}")
+    return found
+
+
+def cell_difference(saved: NotebookNode, outputs: Sequence[NotebookNode]) -> str:
+    """How new outputs differ from those that are saved in a cell; empty when they do not."""
+    if MEASURED in saved.metadata.get("tags", []):
+        return ""
+    before, after = _comparable(saved.outputs), _comparable(outputs)
+    if before == after:
+        return ""
+    lines = unified_diff(_lines(before), _lines(after), "saved", "run again", lineterm="", n=1)
+    return "\n".join(lines)
+
+
+def _comparable(outputs: Sequence[NotebookNode]) -> list[dict[str, Any]]:
+    return [_stable(output) for output in merged_streams(outputs)]
+
+
+def _stable(output: NotebookNode) -> dict[str, Any]:
+    """The part of an output that is the same on every machine: its letters, and that there is a picture."""
+    if output.output_type == "stream":
+        return {output.name: output.text}
+    if output.output_type in RESULTS:
+        return {mime: _content(mime, value) for mime, value in sorted(output.data.items())}
+    return {"error": f"{output.ename}: {output.evalue}"}
+
+
+def _content(mime: str, value: Any) -> Any:
+    if mime.startswith("image/") or mime == VIEW:
+        return "(may differ)"
+    return value
+
+
+def _lines(outputs: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"{kind}: {line}"
+        for output in outputs
+        for kind, text in output.items()
+        for line in str(text).split("\n")
+    ]
+
+
+# The plugin
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without the author's own guesses, which would be drawn beside the results."""
+    nobody = tempfile.TemporaryDirectory(prefix="servelab-nobody-", ignore_cleanup_errors=True)
+    config.add_cleanup(nobody.cleanup)
+    os.environ["SERVELAB_DATA"] = nobody.name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """After nbval ran a cell without complaint, compare what came out with what is saved."""
+    saved = copy.deepcopy(item.cell) if isinstance(item, IPyNbCell) else None  # nbval joins streams in place
+    result = yield
+    if saved is not None and (change := cell_difference(saved, item.test_outputs)):  # type: ignore[attr-defined]
+        pytest.fail(f"{ADVICE}\n{change}", pytrace=False)
+    return result
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Behind the cells of each notebook, those that are not measured once more: they cost next to nothing."""
+    everything = [[*cells] for _, cells in groupby(items, key=lambda item: item.parent)]
+    items[:] = [item for cells in everything for item in (*cells, *map(_again, filter(_is_quick, cells)))]
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    return isinstance(item, IPyNbCell) and MEASURED not in item.cell.metadata.get("tags", [])
+
+
+def _again(item: Any) -> pytest.Item:
+    again: pytest.Item = IPyNbCell.from_parent(
+        item.parent, name=f"{item.name} again", cell_num=item.cell_num, cell=item.cell, options=item.options
+    )
+    return again
