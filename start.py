@@ -3,7 +3,9 @@
     python start.py              set up what is missing, then open JupyterLab on your copies of the lessons
     python start.py --no-browser the same on a server: prints an address instead of opening a browser
     python start.py --fresh 02   start lesson 02 again; your old copy is kept beside it
-    python start.py test         set up, then check style, types, tests and every notebook
+    python start.py --offline /media/stick/bundle
+                                 set up without a network, from what `servelab workshop --bundle` gathered
+    python start.py test         set up, then check style, types, tests, every notebook, and a browser
 
 Everything goes into `.venv` beside this file, except the model weights, which go into your cache folder.
 Knows nothing about what the course contains: weights and copies are made by the library it installs.
@@ -69,6 +71,7 @@ class Options:
     browser: bool
     fresh: "str | None"
     torch_index: "str | None"
+    offline: "Path | None"
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         machine = this_machine()
         refuse(machine)
+        if options.offline is not None:
+            use_bundle(options.offline, machine)
         if not is_set_up(options.kind):
             set_up(machine, options)
         fetch_weights()
@@ -120,9 +125,12 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     parser.add_argument("--fresh", metavar="LESSON", help="start this lesson again, keeping your old copy")
     parser.add_argument("--torch-index", metavar="URL", help="package index to take torch from")
+    parser.add_argument(
+        "--offline", metavar="BUNDLE", type=Path, help="set up without a network, from this folder"
+    )
     given = parser.parse_args(arguments)
     kind = Kind.TEST if given.command == "test" else Kind.COURSE
-    return Options(kind, not given.no_browser, given.fresh, given.torch_index)
+    return Options(kind, not given.no_browser, given.fresh, given.torch_index, given.offline)
 
 
 # Can it work here?
@@ -234,8 +242,8 @@ def fingerprint() -> str:
 
 
 def set_up(machine: Machine, options: Options) -> None:
-    torch_source = find_torch(machine, options.torch_index)
-    ordinary_linux_build = machine.system == "Linux" and not torch_source
+    torch_source = [] if options.offline else find_torch(machine, options.torch_index)
+    ordinary_linux_build = machine.system == "Linux" and not torch_source and not options.offline
     require_space(DISK_FOR_GPU if ordinary_linux_build else DISK_FOR_CPU)
     make_venv()
     # Torch first and alone: whatever is installed after it finds it there and cannot bring another build.
@@ -270,6 +278,25 @@ def make_venv() -> None:
     )
     if made.returncode != 0:
         raise Stop(explain_venv(made.stdout + made.stderr))
+
+
+def use_bundle(bundle: Path, machine: Machine) -> None:
+    """Let every pip that is started from here on, the one for the weights too, look nowhere else."""
+    try:
+        contents = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+        made_for = contents["made_for"]
+    except (OSError, ValueError, KeyError):
+        raise Stop(
+            f"{bundle} is not a bundle: give the folder that `servelab workshop --bundle` made."
+        ) from None
+    this = f"{machine.system} {machine.processor}, Python {sys.version_info[0]}.{sys.version_info[1]}"
+    if this not in made_for:
+        raise Stop(
+            f"The bundle has nothing for {this}, only for: {'; '.join(made_for)}: take another Python."
+        )
+    os.environ["PIP_NO_INDEX"] = "1"
+    # As an address, in which a space is written %20: pip takes several places, with spaces between them.
+    os.environ["PIP_FIND_LINKS"] = (bundle.resolve() / "wheels").as_uri()
 
 
 def torch_pin() -> str:
@@ -397,23 +424,28 @@ class Stage:
     command: "tuple[str, ...]"
 
 
-NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "180")
+NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "180", "-p", "servelab.lab.rerun")
+BROWSER_TEST = "tests/test_browser.py"
 STAGES = (
     Stage("ruff check", ("ruff", "check", ".")),
     Stage("ruff format", ("ruff", "format", "--check", ".")),
     Stage("mypy", ("mypy",)),
-    Stage("pytest", ("pytest",)),
+    Stage("pytest", ("pytest", f"--ignore={BROWSER_TEST}")),
     Stage("notebooks", ("pytest", *NBVAL, "notebooks")),
+    Stage("browser", ("pytest", BROWSER_TEST)),
 )
 
 
 def run_checks() -> int:
-    """All stages, also after one failed, and a summary in which the failed ones are named."""
+    """All stages, also after one failed, and a summary in which the failed and the skipped ones are named."""
     summary = []
     failed = 0
+    skipped = 0
     for stage in STAGES:
-        if stage.name == "notebooks" and not any(NOTEBOOKS.glob("*.ipynb")):
-            summary.append(f"{stage.name:<12} none yet")
+        reason = why_not(stage)
+        if reason:
+            skipped += 1
+            summary.append(f"{stage.name:<12} SKIPPED: {reason}")
             continue
         say(stage.name)
         started = time.perf_counter()
@@ -423,8 +455,41 @@ def run_checks() -> int:
             f"{stage.name:<12} {'passed' if passed else 'FAILED'} {time.perf_counter() - started:6.1f} s"
         )
     say("Summary", *summary)
-    print(f"\n{failed} of {len(STAGES)} stages failed: see above." if failed else "\nEverything passed.")
+    print(f"\n{verdict(failed, skipped)}")
     return 1 if failed else 0
+
+
+def why_not(stage: Stage) -> str:
+    """Why a stage cannot run here and what to do about it; empty when it can."""
+    if stage.name == "notebooks" and not any(NOTEBOOKS.glob("*.ipynb")):
+        return "there are no notebooks yet."
+    if stage.name == "browser" and find_browser() is None:
+        return "no Chromium or Chrome is here: install one (on Debian `sudo apt install chromium`)."
+    return ""
+
+
+def verdict(failed: int, skipped: int) -> str:
+    if failed:
+        return f"{failed} of {len(STAGES)} stages failed: see above."
+    return (
+        f"All that ran passed; {skipped} of {len(STAGES)} stages skipped."
+        if skipped
+        else "Everything passed."
+    )
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSERS_ELSEWHERE = (  # on macOS and Windows they are not in the PATH
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "C:/Program Files/Google/Chrome/Application/chrome.exe",
+)
+
+
+def find_browser() -> "str | None":
+    """A browser that a program can drive; the browser test asks here too."""
+    found = [shutil.which(name) for name in BROWSERS] + [shutil.which(path) for path in BROWSERS_ELSEWHERE]
+    return next((path for path in found if path is not None), None)
 
 
 def run_python(*arguments: str) -> int:

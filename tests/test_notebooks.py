@@ -1,6 +1,7 @@
-"""The lessons as files: in order, executed, with their results, and nothing private in them.
+"""The lessons as files: in order, executed, with their results, tidy, and nothing private in them.
 
-That they run is checked by nbval (`python start.py test`). nbval passes silently over a cell that it
+That they run, and give again what is saved, is checked while nbval runs them (`python start.py test`;
+see `servelab.lab.rerun`, whose comparison is tested here). nbval passes silently over a cell that it
 should compare but whose output was stripped, so that such cells kept theirs is checked here.
 """
 
@@ -12,12 +13,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from nbformat import NotebookNode
+
+from servelab.lab import rerun, tidy
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 COMPARED = "nbval-check-output"
 NOT_RUN = {"raises-exception", "nbval-skip"}
-PRIVATE = re.compile(r"/(?:home|Users|root)/|[A-Z]:\\\\Users|\.venv")
+LARGEST = 1_000_000  # bytes: what a browser opens at once, and git shows
 
 Notebook = dict[str, Any]
 
@@ -37,9 +42,8 @@ def has_error(cell: Notebook) -> bool:
 
 
 def complaints(notebook: Notebook) -> list[str]:
-    """What is wrong with a saved lesson."""
-    ids = [cell.get("id") for cell in notebook["cells"]]
-    found = [] if None not in ids and len(set(ids)) == len(ids) else ["cell ids are missing or repeated"]
+    """What is wrong with the results in a saved lesson."""
+    found = []
     for cell in code_cells(notebook):
         name = f"cell {cell.get('id')}"
         if cell["execution_count"] is None and not tags(cell) & NOT_RUN:
@@ -48,18 +52,29 @@ def complaints(notebook: Notebook) -> list[str]:
             found.append(f"{name} is to be compared but has no output")
         if has_error(cell) and "raises-exception" not in tags(cell):
             found.append(f"{name} ended in an error")
-        if "execution" in cell["metadata"]:
-            found.append(f"{name} keeps the time at which it was run")
-    if "widgets" in notebook["metadata"]:
-        found.append("widget state is saved")
-    if private := PRIVATE.search(json.dumps(notebook, ensure_ascii=False)):
-        found.append(f"a private path is in it: {private[0]}")
+    counts = [cell["execution_count"] for cell in code_cells(notebook) if cell["execution_count"] is not None]
+    if counts != list(range(1, len(counts) + 1)):
+        found.append("the cells were not run once, from the first to the last")
     return found
 
 
+def untidiness(text: str, name: str) -> str:
+    """What to do about a notebook's file that is not in its tidy form; empty when it is."""
+    try:
+        return "" if tidy.tidied(text, name) == text else f"Run `servelab tidy notebooks/{name}`."
+    except tidy.TidyError as problem:
+        return str(problem)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_lesson_is_saved_as_a_reader_should_find_it(path: Path) -> None:
+def test_a_lesson_is_saved_with_the_results_a_reader_should_find(path: Path) -> None:
     assert complaints(json.loads(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_lesson_is_tidy_and_not_large(path: Path) -> None:
+    assert untidiness(path.read_text(encoding="utf-8"), path.name) == ""
+    assert path.stat().st_size < LARGEST
 
 
 def test_lessons_are_named_in_reading_order() -> None:
@@ -69,7 +84,7 @@ def test_lessons_are_named_in_reading_order() -> None:
 
 
 GOOD: Notebook = {
-    "metadata": {},
+    "metadata": {"kernelspec": tidy.KERNEL},
     "cells": [
         {"cell_type": "markdown", "id": "a", "metadata": {}, "source": ["# Title"]},
         {
@@ -78,14 +93,30 @@ GOOD: Notebook = {
             "metadata": {"tags": [COMPARED]},
             "execution_count": 1,
             "source": ["6 * 7"],
-            "outputs": [{"output_type": "execute_result", "data": {"text/plain": "42"}}],
+            "outputs": [
+                {
+                    "output_type": "execute_result",
+                    "data": {"text/plain": ["42"]},
+                    "metadata": {},
+                    "execution_count": 1,
+                }
+            ],
         },
     ],
+    "nbformat": 4,
+    "nbformat_minor": 5,
 }
+
+
+def with_code(**changes: Any) -> Notebook:
+    notebook = copy.deepcopy(GOOD)
+    notebook["cells"][1].update(changes)
+    return notebook
 
 
 def test_a_good_lesson_gives_no_complaint() -> None:
     assert complaints(GOOD) == []
+    assert untidiness(tidy.tidied(json.dumps(GOOD), "a.ipynb"), "a.ipynb") == ""
 
 
 @pytest.mark.parametrize(
@@ -94,12 +125,125 @@ def test_a_good_lesson_gives_no_complaint() -> None:
         ({"execution_count": None}, "was never run"),
         ({"outputs": []}, "no output"),
         ({"outputs": [{"output_type": "error"}]}, "ended in an error"),
-        ({"metadata": {"execution": {}}}, "keeps the time"),
-        ({"id": "a"}, "missing or repeated"),
-        ({"source": ["open('/home/me/x')"]}, "a private path"),
+        ({"execution_count": 2}, "were not run once, from the first to the last"),
     ],
 )
 def test_a_bad_lesson_is_complained_about(change: Notebook, complaint: str) -> None:
-    bad = copy.deepcopy(GOOD)
-    bad["cells"][1].update(change)
-    assert any(complaint in found for found in complaints(bad))
+    assert any(complaint in found for found in complaints(with_code(**change)))
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({"metadata": {"execution": {}}}, "Run `servelab tidy notebooks/a.ipynb`."),
+        ({"id": "a"}, "Run `servelab tidy notebooks/a.ipynb`."),
+        ({"source": ["open('/home/me/x')"]}, "a.ipynb names places of one machine, in cell b (/home/me)"),
+    ],
+)
+def test_an_untidy_lesson_says_what_to_run(change: Notebook, advice: str) -> None:
+    assert advice in untidiness(json.dumps(with_code(**change), indent=1) + "\n", "a.ipynb")
+
+
+# Running again gives what is saved
+
+
+def result(data: dict[str, Any]) -> dict[str, Any]:
+    return {"output_type": "execute_result", "data": data, "metadata": {}, "execution_count": 1}
+
+
+def printed(text: str, name: str = "stdout") -> dict[str, Any]:
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+def executed(*outputs: dict[str, Any], measured: bool = False) -> NotebookNode:
+    metadata = {"tags": [rerun.MEASURED]} if measured else {}
+    return nbformat.from_dict(with_code(metadata=metadata, outputs=list(outputs)))
+
+
+SAVED = executed(
+    printed("one\ntwo\n"),
+    result({"text/plain": "a figure", "image/png": "AAAA", rerun.VIEW: {"model_id": "1"}}),
+)
+
+
+def test_pictures_and_widget_names_and_pieces_of_a_stream_may_differ() -> None:
+    figure = result({"image/png": "BBBB", rerun.VIEW: {"model_id": "2"}, "text/plain": "a figure"})
+    assert rerun.differences(SAVED, SAVED) == []
+    assert rerun.differences(SAVED, executed(printed("one\n"), printed("two\n"), figure)) == []
+
+
+def test_seconds_may_differ_where_the_cell_says_so() -> None:
+    saved, again = executed(printed("2.1 s"), measured=True), executed(printed("2.2 s"), measured=True)
+    assert rerun.differences(saved, again) == []
+    assert len(rerun.differences(executed(printed("2.1 s")), executed(printed("2.2 s")))) == 1
+
+
+FALSIFIED = {
+    "-stdout: two": [printed("one\n2\n"), SAVED.cells[1].outputs[1]],
+    "-text/plain: a figure": [
+        SAVED.cells[1].outputs[0],
+        result({"text/plain": "another", "image/png": "AAAA"}),
+    ],
+    "-image/png": [SAVED.cells[1].outputs[0], result({"text/plain": "a figure", rerun.VIEW: {}})],
+    "+error: ValueError: no": [
+        *SAVED.cells[1].outputs,
+        {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": []},
+    ],
+    "+stderr: a warning": [printed("a warning", "stderr"), *SAVED.cells[1].outputs],
+    "-stdout: one": [SAVED.cells[1].outputs[1]],
+}
+
+
+@pytest.mark.parametrize("line", FALSIFIED)
+def test_every_other_change_is_found_and_shown(line: str) -> None:
+    [difference] = rerun.differences(SAVED, executed(*FALSIFIED[line]))
+    assert difference.startswith("cell b: ")
+    assert line in difference
+
+
+def test_another_cell_or_source_is_a_difference() -> None:
+    other = nbformat.from_dict(with_code(source="6 * 8"))
+    assert rerun.differences(nbformat.from_dict(GOOD), other) == ["cell b: its source is another"]
+    fewer = nbformat.from_dict({**GOOD, "cells": GOOD["cells"][:1]})
+    assert rerun.differences(nbformat.from_dict(GOOD), fewer) == ["the notebooks do not have the same cells"]
+
+
+# The plugin, in a pytest of its own
+
+pytest_plugins = ["pytester"]
+LESSON = (("once = True\nx = 1", []), ("x += 1\nx", [result({"text/plain": "2"})]))
+
+
+def save(folder: Path, *cells: tuple[str, list[dict[str, Any]]]) -> None:
+    code = [
+        {**GOOD["cells"][1], "id": f"c{n}", "metadata": {}, "source": source, "outputs": outputs}
+        for n, (source, outputs) in enumerate(cells)
+    ]
+    (folder / "a.ipynb").write_text(json.dumps({**GOOD, "cells": code}), encoding="utf-8")
+
+
+def nbval(pytester: pytest.Pytester) -> pytest.RunResult:
+    options = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "60", "-p", "servelab.lab.rerun")
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *options, "a.ipynb")
+
+
+@pytest.mark.slow
+def test_nbval_runs_a_lesson_twice_and_compares(pytester: pytest.Pytester) -> None:
+    save(pytester.path, *LESSON)
+    nbval(pytester).assert_outcomes(passed=4)
+
+
+@pytest.mark.slow
+def test_nbval_fails_where_the_output_is_another(pytester: pytest.Pytester) -> None:
+    save(pytester.path, ("x = 1", []), ("x", [result({"text/plain": "3"})]))
+    outcome = nbval(pytester)
+    outcome.assert_outcomes(passed=2, failed=2)
+    outcome.stdout.fnmatch_lines(["*run `servelab tidy`*", "-text/plain: 3", "+text/plain: 1"])
+
+
+@pytest.mark.slow
+def test_nbval_fails_where_a_lesson_cannot_go_back(pytester: pytest.Pytester) -> None:
+    save(pytester.path, ("'x' in globals()", [result({"text/plain": "False"})]), ("x = 1", []))
+    outcome = nbval(pytester)
+    outcome.assert_outcomes(passed=3, failed=1)
+    outcome.stdout.fnmatch_lines(["*FAILED*Cell 0 again*"])

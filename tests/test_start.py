@@ -9,7 +9,9 @@ from __future__ import annotations
 import ast
 import http.server
 import importlib.util
+import json
 import os
+import re
 import runpy
 import shutil
 import socket
@@ -462,32 +464,110 @@ def with_notebook(start: ModuleType) -> None:
 
 
 @pytest.mark.usefixtures("with_notebook")
-def test_all_stages_run_and_the_summary_names_the_failed_one(start, programs: Programs, capfd) -> None:
+def test_all_stages_run_and_the_summary_names_the_failed_one(
+    start, programs: Programs, monkeypatch, capfd
+) -> None:
+    monkeypatch.setattr(start, "find_browser", lambda: "/usr/bin/chromium")
     programs.answers["-m mypy"] = lambda: 1
     assert start.main(["test"]) == 1
-    stages = [command.split(" -m ")[1] for command in programs.commands[-5:]]
-    assert [stage.split()[0] for stage in stages] == ["ruff", "ruff", "mypy", "pytest", "pytest"]
-    assert "--nbval-lax" in stages[-1]
+    stages = [command.split(" -m ")[1] for command in programs.commands[-6:]]
+    assert [stage.split()[0] for stage in stages] == ["ruff", "ruff", "mypy", "pytest", "pytest", "pytest"]
+    assert "--nbval-lax" in stages[-2]
+    assert "-p servelab.lab.rerun" in stages[-2]
+    assert stages[-1] == "pytest tests/test_browser.py"
+    assert "--ignore=tests/test_browser.py" in stages[-3]
     summary = capfd.readouterr().out.partition("Summary")[2].splitlines()
     assert [line.split()[0] for line in summary if "FAILED" in line] == ["mypy"]
-    assert sum("passed" in line for line in summary) == 4
-    assert summary[-1] == "1 of 5 stages failed: see above."
+    assert sum("passed" in line for line in summary) == 5
+    assert summary[-1] == "1 of 6 stages failed: see above."
+
+
+@pytest.mark.usefixtures("with_notebook")
+def test_without_a_browser_the_summary_says_what_to_install(
+    start, programs: Programs, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(start, "find_browser", lambda: None)
+    assert start.main(["test"]) == 0
+    assert not any(command.endswith("pytest tests/test_browser.py") for command in programs.commands)
+    summary = capsys.readouterr().out.partition("Summary")[2]
+    assert "browser      SKIPPED: no Chromium or Chrome is here: install one" in summary
+    assert summary.endswith("All that ran passed; 1 of 6 stages skipped.\n")
+
+
+@pytest.mark.usefixtures("with_notebook")
+def test_with_everything_there_everything_passed(start, programs: Programs, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(start, "find_browser", lambda: "/usr/bin/chromium")
+    assert start.main(["test"]) == 0
+    assert capsys.readouterr().out.endswith("Everything passed.\n")
 
 
 def test_it_passes_without_notebooks(start: ModuleType, programs: Programs, capsys) -> None:
     assert start.main(["test"]) == 0
     assert programs.started("nbval") == []
-    out = capsys.readouterr().out
-    assert "none yet" in out
-    assert out.endswith("Everything passed.\n")
+    assert "notebooks    SKIPPED: there are no notebooks yet." in capsys.readouterr().out
 
 
-def test_ci_runs_exactly_this() -> None:
+def test_a_browser_is_found_in_the_path(start: ModuleType, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(start, "BROWSERS_ELSEWHERE", (str(tmp_path / "Chrome.app"),))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert start.find_browser() is None
+    for name in ("Chrome.app", "google-chrome"):
+        program = tmp_path / name
+        program.touch(mode=0o755)
+        assert start.find_browser() == str(program)
+
+
+def test_ci_installs_a_browser_and_runs_exactly_this() -> None:
     script = REPOSITORY / ".ci" / "run"
-    commands = [
-        line
-        for line in script.read_text(encoding="utf-8").splitlines()
-        if not line.startswith(("#", "set", "cd"))
+    lines = script.read_text(encoding="utf-8").splitlines()
+    browser = re.compile(r"if .*chromium.*|    apt-get update && apt-get install .* chromium \|\| true|fi")
+    other = [
+        line for line in lines if not line.startswith(("#", "set", "cd")) and not browser.fullmatch(line)
     ]
-    assert commands == ["exec python3 start.py test"]
+    assert other == ["exec python3 start.py test"]
+    assert sum("apt-get install" in line for line in lines) == 1
     assert os.name == "nt" or os.access(script, os.X_OK)
+
+
+# Without a network
+
+
+@pytest.fixture
+def bundle(start: ModuleType, tmp_path: Path) -> Path:
+    folder = tmp_path / "a stick" / "bundle"
+    folder.mkdir(parents=True)
+    this = f"Linux x86_64, Python {sys.version_info[0]}.{sys.version_info[1]}"
+    (folder / "bundle.json").write_text(json.dumps({"made_for": [this]}), encoding="utf-8")
+    return folder
+
+
+def test_offline_every_pip_looks_into_the_bundle_and_nowhere_else(
+    start, programs: Programs, bundle: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(start, "answers", lambda _: pytest.fail("asked the network"))
+    seen = []
+    programs.answers[""] = lambda: seen.append(start.environment()) or 0  # type: ignore[func-returns-value]
+    assert start.main(["--offline", str(bundle), "--no-browser"]) == 0
+    assert all("--index-url" not in command for command in programs.commands)
+    assert {variables["PIP_NO_INDEX"] for variables in seen} == {"1"}
+    assert {variables["PIP_FIND_LINKS"] for variables in seen} == {(bundle / "wheels").as_uri()}
+    assert "a%20stick" in seen[0]["PIP_FIND_LINKS"]
+
+
+def test_a_folder_that_is_no_bundle_ends_in_one_sentence(start, programs: Programs, tmp_path, capsys) -> None:
+    assert start.main(["--offline", str(tmp_path)]) == 1
+    assert "is not a bundle: give the folder that `servelab workshop --bundle` made" in sentence(capsys)
+    assert programs.commands == []
+
+
+def test_a_bundle_for_others_names_them(start, programs: Programs, bundle: Path, capsys) -> None:
+    (bundle / "bundle.json").write_text('{"made_for": ["Windows amd64, Python 3.13"]}', encoding="utf-8")
+    assert start.main(["--offline", str(bundle)]) == 1
+    assert "only for: Windows amd64, Python 3.13" in sentence(capsys)
+
+
+@pytest.fixture(autouse=True)
+def _pip_variables_stay_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS"):
+        monkeypatch.setenv(name, "")  # so that what start.py sets is undone
+        monkeypatch.delenv(name)

@@ -10,7 +10,7 @@ from servelab.lab.figures import (
 )
 from servelab.lab.knobs import knobs
 from servelab.lab.live import watch
-from servelab.lab.measure import on_model_thread, token_seconds
+from servelab.lab.measure import on_model_thread, token_seconds, tokens_within
 from servelab.lab.player import player
 from servelab.lab.predict import compare, predict
 from servelab.lab.record import record
@@ -31,5 +31,6 @@ __all__ = [
     "source",
     "step_occupancy",
     "token_seconds",
+    "tokens_within",
     "watch",
 ]

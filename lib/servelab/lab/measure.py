@@ -8,8 +8,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from servelab.trace import Stepped
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from servelab.models.causal_lm import CausalLM
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -35,6 +39,21 @@ def _without_gradients(work: Callable[..., Any], *arguments: Any, **named: Any) 
 
     with torch.inference_mode():
         return work(*arguments, **named)
+
+
+def tokens_within(model: CausalLM, seconds: float, most: int) -> int:
+    """How many tokens this machine generates in so many seconds, at most `most`; a slow one gets fewer.
+
+    Measures a few steps to find out.
+    """
+    from servelab import Engine, Request, SamplingParams, Sequential, Step
+
+    engine = Engine(model, Sequential())
+    engine.submit(Request("Count to a hundred.", SamplingParams(max_new_tokens=6)))
+    while isinstance(engine.step(), Step):
+        pass
+    steps = [step.time - step.started for step in engine.trace.of_kind(Stepped)]
+    return max(12, min(most, int(seconds / statistics.median(steps))))
 
 
 @on_model_thread

@@ -21,6 +21,7 @@ import pytest
 from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell  # type: ignore[import-untyped]
 
+from servelab.lab.minutes import HEADER
 from servelab.lab.tidy import merged_streams
 
 MEASURED = "measured"
@@ -86,6 +87,8 @@ def _lines(outputs: list[dict[str, Any]]) -> list[str]:
 
 # The plugin
 
+_seconds: dict[str, float] = {}  # machine time of each lesson's first run
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Without the author's own guesses, which would be drawn beside the results."""
@@ -108,6 +111,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Behind the cells of each notebook, those that are not measured once more: they cost next to nothing."""
     everything = [[*cells] for _, cells in groupby(items, key=lambda item: item.parent)]
     items[:] = [item for cells in everything for item in (*cells, *map(_again, filter(_is_quick, cells)))]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and not report.nodeid.endswith("again"):
+        notebook = report.nodeid.partition("::")[0]
+        _seconds[notebook] = _seconds.get(notebook, 0.0) + report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say when a lesson has become half as long again as its header promises. A warning: machines differ."""
+    for notebook, seconds in _seconds.items():
+        path = config.rootpath / notebook
+        stated = HEADER.search(path.read_text(encoding="utf-8"))
+        if stated and seconds > 1.5 * int(stated[3]):
+            terminalreporter.write_line(
+                f"warning: {path.name} took {seconds:.0f} s and its header says about {stated[3]} s",
+                yellow=True,
+            )
 
 
 def _is_quick(item: pytest.Item) -> bool:

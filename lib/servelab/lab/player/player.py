@@ -44,6 +44,9 @@ def _file(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
+STATIC = "application/vnd.servelab.player+json"
+
+
 class Player(anywidget.AnyWidget):
     """One trace, or two on one clock. Made by `player()`."""
 
@@ -58,7 +61,8 @@ class Player(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle: Any = super()._repr_mimebundle_(**settings) or {}
         data = bundle[0] if isinstance(bundle, tuple) else bundle
-        picture = {"image/png": self._fallback.png(), "text/plain": self._fallback.words}
+        picture: dict[str, Any] = {"image/png": self._fallback.png(), "text/plain": self._fallback.words}
+        picture[STATIC] = self.data  # what the pages without a kernel play
         return {**data, **picture}, {"image/png": {"alt": self._fallback.words}}
 
     def __repr__(self) -> str:

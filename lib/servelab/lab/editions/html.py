@@ -1,0 +1,97 @@
+"""The course as static pages: every lesson with its saved results, readable without Python or network.
+
+nbconvert turns cells into HTML; the frame is ours (`page`). A widget needs a kernel, so what is shown
+is the picture saved beside it; only the player, which needs none, is put in whole.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbconvert import HTMLExporter
+from nbconvert.preprocessors import Preprocessor
+from nbformat import NotebookNode
+
+from servelab.lab.editions.lesson import Lesson, lessons
+from servelab.lab.editions.page import markdown_page, page
+from servelab.lab.player.player import player_fragment
+from servelab.lab.rerun import VIEW
+from servelab.lab.tidy import merged_streams
+
+PLAYER = "application/vnd.servelab.player+json"  # what a player holds, saved beside its picture
+
+
+INDEX = """# servelab
+
+How one model on one accelerator serves many users at once: the lessons with their results. To run them
+and to solve the exercises, start them with `python start.py`.
+
+| | Lesson | After it you can | Time |
+|---|---|---|---|"""
+
+
+class WithoutKernel(Preprocessor):
+    """Leaves of every result what can be seen without a kernel: nbconvert would take the dead widget."""
+
+    def preprocess_cell(self, cell: NotebookNode, resources: Any, index: int) -> tuple[NotebookNode, Any]:
+        if cell.cell_type != "code":
+            return cell, resources
+        cell.outputs = merged_streams(cell.outputs)
+        for output in cell.outputs:
+            data = output.get("data", {})
+            data.pop(VIEW, None)
+            if PLAYER in data:
+                picture = base64.b64decode(data["image/png"])
+                data["text/html"] = player_fragment(data.pop(PLAYER), picture, data["text/plain"])
+                del data["image/png"]
+        return cell, resources
+
+
+def run(folder: Path) -> int:
+    """Write all pages, and say where."""
+    everything = lessons()
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, lesson in enumerate(everything):
+        before, after = _ways(everything, place)
+        html = page(lesson.title, body(lesson.path), before, after)
+        (folder / f"{lesson.path.stem}.html").write_text(html, encoding="utf-8")
+    (folder / "index.html").write_text(index(everything), encoding="utf-8")
+    print(f"{len(everything)} lessons in {folder}: open {folder / 'index.html'}")
+    return 0
+
+
+def body(notebook: Path) -> str:
+    """The cells of a notebook as HTML, without a frame."""
+    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
+        template_name="basic", preprocessors=[WithoutKernel]
+    )
+    read = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    converted: str = exporter.from_notebook_node(read)[0]
+    return converted
+
+
+def index(everything: Sequence[Lesson]) -> str:
+    rows = [
+        f"| {lesson.number} | [{lesson.title}]({lesson.path.stem}.html) | {'; '.join(lesson.goals)} | "
+        f"{lesson.reading + lesson.exercises}&nbsp;min |"
+        for lesson in everything
+    ]
+    return markdown_page("servelab", "\n".join([INDEX, *rows]))
+
+
+def _ways(everything: Sequence[Lesson], place: int) -> tuple[str, str]:
+    """To the contents, and to the lessons before and after."""
+    before = ['<a href="index.html">All lessons</a>']
+    if place > 0:
+        before.append(f"← {_link(everything[place - 1])}")
+    after = f"{_link(everything[place + 1])} →" if place + 1 < len(everything) else ""
+    return " · ".join(before), after
+
+
+def _link(lesson: Lesson) -> str:
+    return f'<a href="{lesson.path.stem}.html">{escape(lesson.title)}</a>'

@@ -1,0 +1,298 @@
+"""A lesson in a real browser: JupyterLab, a kernel, and what the page then shows.
+
+Does what a learner does: runs to the first prediction, answers it, runs the rest, moves a slider,
+steps through a player, solves an exercise. Everything happens in folders and on a port of its own.
+Needs a Chromium or Chrome (`find_browser` in start.py says where it looks) and skips without one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servelab.lab import lessons
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LESSON = "02_queue_and_concurrency_limit.ipynb"
+BROWSER = runpy.run_path(str(REPOSITORY / "start.py"))["find_browser"]()
+IDLE = re.compile(r"Python 3.*\| Idle")  # the status bar; the notebook's own indicator says idle too early
+START, RUN_ALL, CLICK = 60, 240, 30  # seconds of patience
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        BROWSER is None, reason="no Chromium or Chrome: install one (on Debian `sudo apt install chromium`)"
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running JupyterLab and the folder that it serves."""
+
+    address: str
+    token: str
+    folder: Path
+
+    def page_of(self, notebook: str) -> str:
+        return f"{self.address}/lab/tree/{notebook}?token={self.token}&reset"
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/api/status?token={self.token}", timeout=2) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+SETTINGS = {
+    # No question about news over the page, and no search for updates over the network.
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    # All cells are in the page, and not only those in view: the test looks at any of them.
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def private_folders(home: Path) -> dict[str, str]:
+    """Settings, state and guesses of this test alone; the weights stay where they are."""
+    for name, values in SETTINGS.items():
+        file = home / "settings" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values), encoding="utf-8")
+    places = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipython",
+        "SERVELAB_DATA": "guesses",
+    }
+    # The browser wants a core too: see environment() in start.py.
+    calm = {"GOMP_SPINCOUNT": "1000"}
+    return {**os.environ, **calm, **{name: str(home / folder) for name, folder in places.items()}}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    home = tmp_path_factory.mktemp("lab")
+    lessons.copy_new(copies=home / "my-lessons")
+    port, token = free_port(), secrets.token_hex(16)
+    running = Lab(f"http://127.0.0.1:{port}", token, home / "my-lessons")
+    options = [
+        f"--ServerApp.root_dir={running.folder}",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        "--ServerApp.shutdown_no_activity_timeout=600",  # if this test is killed, it still ends
+        "--MappingKernelManager.cull_idle_timeout=300",
+    ]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *options]
+    log = home / "jupyterlab.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env=private_folders(home), stdout=output, stderr=output)
+    try:
+        wait_for(running, server, log)
+        yield running
+    finally:
+        server.terminate()  # it ends its kernels before itself
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def wait_for(running: Lab, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START
+    while not running.answers():
+        if server.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"JupyterLab does not answer:\n{log.read_text()[-2000:]}")
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def page(lab: Lab) -> Iterator[Any]:
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=1000 * CLICK)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER)
+        opened = browser.new_page(viewport={"width": 1400, "height": 1000})
+        opened.set_default_timeout(1000 * CLICK)
+        opened.goto(lab.page_of(LESSON), timeout=1000 * START)
+        yield opened
+        browser.close()
+
+
+# What a learner sees and does
+
+
+def cells(lab: Lab) -> list[dict[str, Any]]:
+    notebook: dict[str, Any] = json.loads((lab.folder / LESSON).read_text(encoding="utf-8"))
+    return [{**cell, "source": "".join(cell["source"])} for cell in notebook["cells"]]
+
+
+def place_of(lab: Lab, code: str, after: int = -1) -> int:
+    """The first code cell behind `after` that contains `code`."""
+    found = (
+        place
+        for place, cell in enumerate(cells(lab))
+        if place > after and cell["cell_type"] == "code" and code in cell["source"]
+    )
+    return next(found)
+
+
+def cell_at(page: Any, place: int) -> Any:
+    return page.locator(".jp-Notebook .jp-Cell").nth(place)
+
+
+def output_at(page: Any, place: int) -> Any:
+    return cell_at(page, place).locator(".jp-Cell-outputArea")
+
+
+def wait_until_idle(page: Any, seconds: float) -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator("#jp-main-statusbar")).to_contain_text(IDLE, timeout=1000 * seconds)
+
+
+def select(page: Any, place: int) -> None:
+    """Select a cell without changing into its text."""
+    cell_at(page, place).locator(".jp-InputPrompt").click()
+
+
+def choose_from_run_menu(page: Any, entry: str) -> None:
+    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{entry}$")).click()
+
+
+def errors(page: Any) -> list[str]:
+    texts: list[str] = page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
+    return texts
+
+
+def picture(page: Any, place: int) -> str:
+    """The bytes of a widget's picture: its address changes with every drawing, the drawing may not."""
+    script = """async (image) => {
+        const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
+        return [...bytes].map((byte) => byte.toString(16)).join("");
+    }"""
+    drawn: str = output_at(page, place).locator("img").first.evaluate(script)
+    return drawn
+
+
+def replace_source(page: Any, place: int, source: str) -> None:
+    cell_at(page, place).locator(".cm-content").click()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.insert_text(source)  # at once: typed letter by letter, brackets would close themselves
+
+
+def test_a_prediction_is_answered_before_the_run_and_drawn_after_it(lab: Lab, page: Any) -> None:
+    from playwright.sync_api import expect
+
+    wait_until_idle(page, START)
+    asked = place_of(lab, "lab.predict(")
+    select(page, asked)
+    choose_from_run_menu(page, "Run All Above Selected Cell")
+    select(page, asked)
+    page.keyboard.press("Shift+Enter")
+    choices = output_at(page, asked).locator("input[type=radio]")
+    expect(choices.first).to_be_visible(timeout=1000 * RUN_ALL)
+    expect(output_at(page, asked).locator("input[type=radio]:checked")).to_have_count(0)
+    choices.first.click()
+    wait_until_idle(page, RUN_ALL)
+
+    select(page, asked + 1)
+    choose_from_run_menu(page, "Run Selected Cell and All Below")
+    wait_until_idle_again(page, lab)
+    compared = place_of(lab, "lab.compare(", after=asked)
+    expect(output_at(page, compared)).to_contain_text(re.compile("[Yy]ou expected"))
+    assert errors(page) == []
+
+
+def wait_until_idle_again(page: Any, lab: Lab) -> None:
+    """The last cell shows its result only when all before it have run."""
+    from playwright.sync_api import expect
+
+    last = max(place for place, cell in enumerate(cells(lab)) if cell["cell_type"] == "code")
+    expect(cell_at(page, last).locator(".jp-InputPrompt")).to_have_text(
+        re.compile(r"\[\d+\]"), timeout=1000 * RUN_ALL
+    )
+    wait_until_idle(page, RUN_ALL)
+
+
+def test_a_moved_slider_draws_another_picture(lab: Lab, page: Any) -> None:
+    from playwright.sync_api import expect
+
+    place = place_of(lab, "lab.knobs(")
+    before = picture(page, place)
+    slider = output_at(page, place).locator(".widget-slider, .widget-hslider").first
+    handle, readout = slider.locator(".noUi-handle"), slider.locator(".widget-readout")
+    shown = readout.inner_text()
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    expect(readout).not_to_have_text(shown)
+    deadline = time.monotonic() + CLICK
+    while picture(page, place) == before:
+        assert time.monotonic() < deadline, "the picture is still the one before"
+        page.wait_for_timeout(200)
+
+
+def test_keys_step_through_a_player(lab: Lab, page: Any) -> None:
+    from playwright.sync_api import expect
+
+    if not any("lab.player(" in cell["source"] for cell in cells(lab)):
+        pytest.skip("there is no player in this lesson")
+    player = page.locator(".servelab-player").first
+    player.scroll_into_view_if_needed()
+    player.focus()
+    status, count = player.get_by_role("status"), page.locator(".jp-Notebook .jp-Cell").count()
+    page.keyboard.press("Home")
+    expect(status).to_contain_text("at the beginning")
+    beginning = player.inner_text()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(status).not_to_contain_text("at the beginning")
+    assert player.inner_text() != beginning
+    page.keyboard.press("End")
+    expect(status).to_contain_text("at the end")
+    page.keyboard.press("b")  # for JupyterLab "a new cell", but not while a player has the keyboard
+    page.wait_for_timeout(300)
+    assert page.locator(".jp-Notebook .jp-Cell").count() == count
+
+
+def test_a_solved_exercise_says_so(lab: Lab, page: Any) -> None:
+    from playwright.sync_api import expect
+
+    place = place_of(lab, "\nexercises.check_where(")
+    expect(output_at(page, place)).to_contain_text("Not started")
+    source, changed = re.subn(r"(?m)^answer = None.*$", 'answer = "waiting"', cells(lab)[place]["source"])
+    assert changed == 1
+    replace_source(page, place, source)
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, place)).to_contain_text("Passed")
+    expect(output_at(page, place)).not_to_contain_text("Not started")
+    assert errors(page) == []
