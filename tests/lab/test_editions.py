@@ -190,7 +190,7 @@ def test_a_player_is_put_in_whole(notebooks: Path) -> None:
     trace = simulate(users(["Why?"], max_new_tokens=3), Interleaved(1))
     held = player_data(trace)
     cell = code(
-        "player", {html.PLAYER: held, VIEW: {}, "image/png": PICTURE, "text/plain": "a run </script>"}
+        "player", {html.STATIC: held, VIEW: {}, "image/png": PICTURE, "text/plain": "a run </script>"}
     )
     path = notebooks / "01_first.ipynb"
     cells = [*NOTEBOOK["cells"], {**cell, "id": "player"}]  # type: ignore[misc]

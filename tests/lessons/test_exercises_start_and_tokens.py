@@ -142,6 +142,13 @@ def character_by_character(text, stop):
     return text[:shown]
 
 
+def with_an_expression(text, stop):
+    if stop in text:
+        return text.split(stop)[0]
+    ends = [length for length in range(1, len(stop)) if text.endswith(stop[:length])]
+    return text[: len(text) - max(ends, default=0)]
+
+
 def holding_too_much(text, stop):
     return text.partition(stop)[0] if stop in text else text[: max(0, len(text) - len(stop) + 1)]
 
@@ -154,7 +161,7 @@ def with_the_stop(text, stop):
     return text
 
 
-@pytest.mark.parametrize("right", [by_trying_lengths, character_by_character])
+@pytest.mark.parametrize("right", [by_trying_lengths, character_by_character, with_an_expression])
 def test_visible_text_right(right) -> None:
     assert check_visible(right).verdict is Verdict.PASSED
 

@@ -58,9 +58,9 @@ def test_every_exercise_has_minutes_two_hints_an_error_and_a_solution(path: Path
     for part in parts:
         folded = part.split("\n## ")[0]
         assert "<summary>Solution</summary>" in folded
-        if not part.startswith("Extra"):
-            assert folded.count("<summary>Hint") == 2
-            assert "<summary>My error is" in folded
+        assert folded.count("<summary>Hint") == 2
+        assert "<summary>My error is" in folded
+        assert re.search(r"\(\d+ min, (easy|medium|hard)\)", part)
 
 
 @lessons

@@ -19,11 +19,10 @@ from nbformat import NotebookNode
 
 from servelab.lab.editions.lesson import Lesson, lessons
 from servelab.lab.editions.page import markdown_page, page
-from servelab.lab.player.player import player_fragment
+from servelab.lab.player import STATIC, player_fragment
 from servelab.lab.rerun import VIEW
 from servelab.lab.tidy import merged_streams
 
-PLAYER = "application/vnd.servelab.player+json"  # what a player holds, saved beside its picture
 
 
 INDEX = """# servelab
@@ -45,9 +44,9 @@ class WithoutKernel(Preprocessor):
         for output in cell.outputs:
             data = output.get("data", {})
             data.pop(VIEW, None)
-            if PLAYER in data:
+            if STATIC in data:
                 picture = base64.b64decode(data["image/png"])
-                data["text/html"] = player_fragment(data.pop(PLAYER), picture, data["text/plain"])
+                data["text/html"] = player_fragment(data.pop(STATIC), picture, data["text/plain"])
                 del data["image/png"]
         return cell, resources
 
