@@ -102,3 +102,24 @@ def test_percentiles_lie_between_the_extremes(values: list[float], percent: floa
 
 def test_percentile_of_nothing() -> None:
     assert math.isnan(percentile([], 50))
+
+
+def test_the_95th_percentile_is_not_the_median_and_only_answers_count_as_requests_served() -> None:
+    workload = [
+        Arrival(0.0, "a", SamplingParams(max_new_tokens=21)),
+        Arrival(0.0, "b", SamplingParams(max_new_tokens=2), patience=0.5),
+    ]
+    total = summary(simulate(workload, Interleaved(1), ScriptedModel.long_text(time_per_token=1.0)))
+    assert (total.accepted, total.served) == (2, 1)
+    assert total.requests_per_second == pytest.approx(1 / 21)
+    uneven = users(["a", "b"], at=[0.0, 15.5], max_new_tokens=[20, 4])
+    gaps = summary(simulate(uneven, Interleaved(2), ScriptedModel.long_text(time_per_token=1.0)))
+    assert gaps.itl_median < gaps.itl_p95
+
+
+def test_a_waiting_user_leaves_exactly_when_patience_ends() -> None:
+    workload = [Arrival(0.0, "a", SamplingParams(max_new_tokens=9)), Arrival(0.25, "b", patience=1.5)]
+    _, waiting = request_metrics(
+        simulate(workload, Interleaved(1), ScriptedModel.long_text(time_per_token=1.0))
+    )
+    assert waiting.finished == 1.75
