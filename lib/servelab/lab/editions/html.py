@@ -23,8 +23,6 @@ from servelab.lab.player import STATIC, player_fragment
 from servelab.lab.rerun import VIEW
 from servelab.lab.tidy import merged_streams
 
-
-
 INDEX = """# servelab
 
 How one model on one accelerator serves many users at once: the lessons with their results. To run them
