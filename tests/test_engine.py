@@ -560,12 +560,16 @@ def test_an_arrival_counts_from_its_own_time() -> None:
     assert late.arrived == 0.25
 
 
-def test_a_stop_token_comes_before_a_stop_string() -> None:
-    here = engine(model=ScriptedModel(lambda prompt, _: "END", split=lambda text: [text.encode()]))
+@pytest.mark.parametrize("is_stop_token", [True, False])
+def test_of_several_ends_at_one_token_the_first_in_the_list_is_named(is_stop_token: bool) -> None:
+    """The token completes a stop string and is the last one allowed; it may be a stop token as well."""
+    model = ScriptedModel(lambda prompt, _: "END", split=lambda text: [text.encode()])
+    if is_stop_token:
+        model.stop_token_ids |= set(model.encode("END"))
+    here = engine(model=model)
     request = here.submit(Request("why?", SamplingParams(max_new_tokens=1, stop=("END",))))
     here.step()
-    assert request.finish_reason is FinishReason.STOP_STRING
-    assert list(FinishReason) == sorted(FinishReason)
+    assert request.finish_reason is (FinishReason.STOP_TOKEN if is_stop_token else FinishReason.STOP_STRING)
 
 
 def test_a_model_that_cannot_release_harms_nobody(caplog) -> None:

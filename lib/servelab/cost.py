@@ -20,7 +20,7 @@ from servelab.trace import Stepped, Trace
 class CostModel:
     """Seconds of a step, in straight lines between `(tokens, seconds)` points, plus so much per key read.
 
-    The default is SmolLM2-135M, float32, on two cores (measured by `servelab bench core`).
+    The default is SmolLM2-135M, float32, on two cores (fitted by `servelab bench core`).
     Beyond the last point the last line goes on; below the first, the first.
     """
 

@@ -153,7 +153,7 @@ def summary(trace: Trace) -> Summary:
 
 
 def goodput(trace: Trace, level: ServiceLevel) -> float:
-    """Requests per second that met all their promises (DistServe, OSDI 2024, section 2)."""
+    """Requests per second that met all their promises (DistServe, OSDI 2024)."""
     met = sum(level.met_by(request) for request in request_metrics(trace))
     return met / trace.duration if trace.duration else math.nan
 

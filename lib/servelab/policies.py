@@ -126,9 +126,9 @@ class DynamicBatch(StaticBatch):
 class Continuous:
     """Everybody running computes at every step; a free place is taken at the next step.
 
-    Iteration-level scheduling: Orca, OSDI 2022, section 3.1.
+    Iteration-level scheduling: Orca, OSDI 2022.
     max_tokens_per_step: split long prompts into chunks, so that nobody's next token waits for
-        a whole prompt of somebody else's (Sarathi-Serve, OSDI 2024, section 4.2).
+        a whole prompt of somebody else's (Sarathi-Serve, OSDI 2024).
     """
 
     max_concurrency: int

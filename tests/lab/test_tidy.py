@@ -135,7 +135,7 @@ def test_a_path_of_one_machine_is_refused_with_its_cell(text: str) -> None:
         "https://example.org/home/page",
         "POST /v1/completions",
         "a/tmp/b",
-        "</root/>",
+        "</home/>",
         "~/tmp/x",
         "x = a /b/ c",
     ],

@@ -29,7 +29,7 @@ NOISE = (
 )
 ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 FOLDERS = "home|Users|root|tmp|private|mnt|media|opt|usr|srv|var|Volumes|workspaces?"
-# A path begins where no word, address or tag is still going on: not in https://host/home/ or </root/>.
+# A path begins where no word, address or tag is still going on: not in https://host/home/ or </home/>.
 PRIVATE = re.compile(
     rf"(?<![\w./:<~-])/(?:{FOLDERS})/[\w.-]+|\b[A-Za-z]:\\+(?:Users|Temp|Program)\b|\.venv\b"
 )
