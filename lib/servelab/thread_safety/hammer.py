@@ -1,0 +1,365 @@
+"""Many threads call one model at once, and each answer is compared with what one thread alone gets.
+
+What one thread alone gets, the *oracle*, comes from a fresh copy of the model and fresh copies of the inputs.
+A race needs luck to show itself, so a hammer that finds nothing proves nothing; interleavings.py leaves
+nothing to luck. Knows nothing about what models compute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from servelab.thread_safety.copying import fresh_copy
+from servelab.thread_safety.leaves import Difference, differences, worst
+
+SWITCH_INTERVAL = 1e-6  # seconds after which Python may hand over to another thread; usually 0.005
+LOOK = 0.1  # seconds between two looks at how far the threads are
+
+# torch.set_num_threads() sets two numbers (found by trying, torch 2.13 with OpenMP): that of the calling
+# thread, and the one which threads take over when they first compute. Threads that have computed before
+# keep theirs. So it is called before the threads are made, and each of them computes alone: teams of
+# several threads on the same cores would slow each other, which is not what is to be seen here.
+TORCH_THREADS = 1
+
+Arguments = tuple[Any, ...]
+
+
+class Outcome(Enum):
+    EQUAL = "equal"
+    WITHIN = "within tolerance"
+    DIFFERENT = "different"
+    RAISED = "raised"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call in one of the threads.
+
+    index: which of the inputs. path: where in the output it differs most; largest_difference: by how much,
+    infinite when not in numbers. began, ended: seconds since the first call began.
+    """
+
+    index: int
+    round: int
+    thread: int
+    outcome: Outcome
+    path: str = ""
+    largest_difference: float = 0.0
+    error: BaseException | None = None
+    began: float = field(default=0.0, repr=False)
+    ended: float = field(default=0.0, repr=False)
+
+    def __str__(self) -> str:
+        where = f"input {self.index}, round {self.round}, thread {self.thread}"
+        if self.error is not None:
+            return f"{where}: {type(self.error).__name__}: {self.error}"
+        return f"{where}: {self.path} differs by {self.largest_difference:.3g}"
+
+
+@dataclass(frozen=True, slots=True)
+class StateDifference:
+    """What the model holds afterwards that it would not after the same calls in one thread.
+
+    order_matters: one thread leaves something else, too, when it makes the same calls in another order.
+    """
+
+    path: str
+    serial: Any
+    threaded: Any
+    order_matters: bool
+
+    def __str__(self) -> str:
+        order = " (or something else in another order)" if self.order_matters else ""
+        return f"{self.path} is {_shown(self.threaded)}; one thread alone leaves {_shown(self.serial)}{order}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class HammerReport:
+    """What came of it.
+
+    calls: all of them, those of the first round first. repeatable: one thread alone gets the same outputs in
+    another order. raised_alone: how many of the calls raise in one thread, too. torch_threads: how many
+    threads torch computes with in each of ours. threaded_seconds, serial_seconds: for all calls. Python
+    switches threads far more often here than usually, so threads are slower than they need be.
+    """
+
+    threads: int
+    rounds: int
+    tolerance: float
+    torch_threads: int
+    calls: tuple[Call, ...]
+    changed_state: tuple[StateDifference, ...]
+    repeatable: bool
+    raised_alone: int
+    threaded_seconds: float
+    serial_seconds: float
+
+    def count(self, outcome: Outcome) -> int:
+        return sum(call.outcome is outcome for call in self.calls)
+
+    @property
+    def equal(self) -> int:
+        return self.count(Outcome.EQUAL)
+
+    @property
+    def within_tolerance(self) -> int:
+        return self.count(Outcome.WITHIN)
+
+    @property
+    def different(self) -> int:
+        return self.count(Outcome.DIFFERENT)
+
+    @property
+    def raised(self) -> int:
+        return self.count(Outcome.RAISED)
+
+    @property
+    def first_difference(self) -> Call | None:
+        """The first call, in the order of the inputs, that raised or gave something else."""
+        wrong = (call for call in self.calls if call.outcome in (Outcome.DIFFERENT, Outcome.RAISED))
+        return next(wrong, None)
+
+    @property
+    def no_difference(self) -> bool:
+        return self.first_difference is None and not self.changed_state
+
+    @property
+    def calls_per_second(self) -> float:
+        return len(self.calls) / self.threaded_seconds
+
+    @property
+    def serial_calls_per_second(self) -> float:
+        return len(self.calls) / self.serial_seconds
+
+    def __repr__(self) -> str:
+        return (
+            f"HammerReport(threads={self.threads}, calls={len(self.calls)}, equal={self.equal}, "
+            f"within_tolerance={self.within_tolerance}, different={self.different}, raised={self.raised}, "
+            f"changed_state={[one.path for one in self.changed_state]}, repeatable={self.repeatable})"
+        )
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.calls):,} calls by {self.threads} threads: {self.equal:,} equal to one thread alone, "
+            f"{self.within_tolerance:,} within {self.tolerance:g}, {self.different:,} different, "
+            f"{self.raised:,} raised{f' ({self.raised_alone:,} alone, too)' if self.raised_alone else ''}.",
+            *([f"The first: {self.first_difference}."] if self.first_difference else []),
+            *(f"Left behind: {one}." for one in self.changed_state[:3]),
+            *([f"And {len(self.changed_state) - 3} more."] if len(self.changed_state) > 3 else []),
+            *([] if self.repeatable else [_NOT_REPEATABLE]),
+            *(["No difference seen; this does not prove safety."] if self.no_difference else []),
+            f"{self.calls_per_second:,.0f} calls a second in threads, {self.serial_calls_per_second:,.0f} "
+            f"one after another ({self.torch_threads} torch thread in each).",
+        ]
+        return "\n".join(lines)
+
+
+_NOT_REPEATABLE = (
+    "One thread alone, in another order, does not get the same either: the difference is not, or not only, "
+    "the threads' doing."
+)
+
+
+def hammer(
+    model: Callable[..., Any],
+    inputs: Sequence[Any],
+    *,
+    threads: int = 4,
+    rounds: int = 1,
+    tolerance: float = 1e-5,
+    inference: bool = True,
+    progress: bool = False,
+) -> HammerReport:
+    """Call one shared model from many threads at once, and compare with one thread alone.
+
+    inputs: for each call a tensor, or a tuple of positional arguments. Every call gets copies; but within a
+    round, an object that stands in several inputs is shared between them, as it was given. tolerance:
+    absolute for numbers below 1, relative above. inference: enter `torch.inference_mode()` in each thread.
+    The model itself goes through the threads, so it is changed as they change it. A plain function is not
+    copied: what it keeps elsewhere, the oracle uses too. Raises TypeError when the model cannot be copied.
+    """
+    _check(inputs, threads, rounds)
+    given = [one if isinstance(one, tuple) else (one,) for one in inputs]
+    numbers = range(len(given) * rounds)
+    shares = [numbers[thread::threads] for thread in range(threads)]
+    with _switching_often(), _computing_alone(), tqdm(total=3 * len(numbers), disable=not progress) as bar:
+        oracle, another = fresh_copy(model), fresh_copy(model)
+        expected = _run(oracle, _apart(given, rounds), [numbers], inference, bar)
+        again = _run(another, _apart(given, rounds), [numbers[::-1]], inference, bar)
+        got = _run(model, _together(given, rounds), shares, inference, bar)
+    calls = [_judged(number, got, expected, len(given), threads, tolerance) for number in numbers]
+    return HammerReport(
+        threads=threads,
+        rounds=rounds,
+        tolerance=tolerance,
+        torch_threads=TORCH_THREADS,
+        calls=tuple(calls),
+        changed_state=_changed_state(oracle, another, model, tolerance),
+        repeatable=all(_same(one, other, tolerance) for one, other in zip(expected, again, strict=True)),
+        raised_alone=sum(bool(one.error and alone.error) for one, alone in zip(got, expected, strict=True)),
+        threaded_seconds=_seconds(got),
+        serial_seconds=_seconds(again),  # the first pass has warmed up for it
+    )
+
+
+def _check(inputs: Sequence[Any], threads: int, rounds: int) -> None:
+    if not inputs:
+        raise ValueError("There are no inputs: give at least one.")
+    if threads < 1 or rounds < 1:
+        raise ValueError(f"{threads} threads and {rounds} rounds: give at least one of each.")
+
+
+@contextlib.contextmanager
+def _switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+@contextlib.contextmanager
+def _computing_alone() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(TORCH_THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _apart(given: list[Arguments], rounds: int) -> list[Arguments]:
+    """Copies for every call, so that none sees what another did to its input."""
+    return [fresh_copy(one) for _ in range(rounds) for one in given]
+
+
+def _together(given: list[Arguments], rounds: int) -> list[Arguments]:
+    """Copies for every round, in which what several inputs share stays shared."""
+    return [one for _ in range(rounds) for one in fresh_copy(given)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a call returned or raised, in which thread, and when."""
+
+    value: Any
+    error: BaseException | None
+    thread: int
+    began: float
+    ended: float
+
+
+def _run(
+    model: Callable[..., Any],
+    arguments: list[Arguments],
+    shares: Sequence[Sequence[int]],
+    inference: bool,
+    bar: tqdm[Any],
+) -> list[_Done]:
+    """Have each thread make its share of the calls. The global generator starts alike, and is put back."""
+    done: dict[int, _Done] = {}
+    start, stop = threading.Barrier(len(shares)), threading.Event()
+
+    def work(thread: int) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError), torch.inference_mode(inference):
+            start.wait()
+            for number in shares[thread]:
+                if stop.is_set():
+                    return
+                done[number] = _called(model, arguments[number], thread)
+
+    crew = [threading.Thread(target=work, args=(thread,), daemon=True) for thread in range(len(shares))]
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        try:
+            for one in crew:
+                one.start()
+            _wait(crew, done, bar)
+        finally:  # also when a thread cannot be started, or somebody has had enough
+            stop.set()
+            start.abort()
+    return [done[number] for number in range(len(arguments))]
+
+
+def _wait(crew: Sequence[threading.Thread], done: dict[int, _Done], bar: tqdm[Any]) -> None:
+    before = bar.n
+    for one in crew:
+        while one.is_alive():
+            one.join(LOOK)
+            bar.update(before + len(done) - bar.n)
+    bar.update(before + len(done) - bar.n)
+
+
+def _called(model: Callable[..., Any], arguments: Arguments, thread: int) -> _Done:
+    value, error, began = None, None, time.perf_counter()
+    try:
+        value = model(*arguments)
+    except BaseException as raised:  # whatever it is, the other calls are made
+        error = raised
+        traceback.clear_frames(raised.__traceback__)  # or it would keep the call's tensors
+    return _Done(value, error, thread, began, time.perf_counter())
+
+
+def _judged(
+    number: int, got: list[_Done], expected: list[_Done], inputs: int, threads: int, tolerance: float
+) -> Call:
+    one, first = got[number], min(done.began for done in got)
+    outcome, most = Outcome.EQUAL, None
+    if one.error is not None:
+        outcome = Outcome.RAISED
+    elif most := _difference(expected[number], one, tolerance):
+        outcome = Outcome.WITHIN if most.tolerated else Outcome.DIFFERENT
+    return Call(
+        index=number % inputs,
+        round=number // inputs,
+        thread=number % threads,
+        outcome=outcome,
+        path="" if most is None else f"output{'.' if most.path[:1].isalpha() else ''}{most.path}",
+        largest_difference=0.0 if most is None else most.largest,
+        error=one.error,
+        began=one.began - first,
+        ended=one.ended - first,
+    )
+
+
+def _difference(expected: _Done, got: _Done, tolerance: float) -> Difference | None:
+    if expected.error is not None:
+        return Difference("", "", float("inf"), False, type(expected.error).__name__, "an output")
+    return worst(differences(got.value, expected.value, tolerance))
+
+
+def _same(one: _Done, other: _Done, tolerance: float) -> bool:
+    if one.error is not None or other.error is not None:
+        return type(one.error) is type(other.error)
+    found = _difference(one, other, tolerance)
+    return found is None or found.tolerated
+
+
+def _changed_state(
+    serial: Any, reversed_: Any, threaded: Any, tolerance: float
+) -> tuple[StateDifference, ...]:
+    by_order = {one.leaf for one in differences(reversed_, serial, tolerance) if not one.tolerated}
+    return tuple(
+        StateDifference(one.path, serial=one.right, threaded=one.left, order_matters=one.leaf in by_order)
+        for one in differences(threaded, serial, tolerance)
+        if not one.tolerated
+    )
+
+
+def _seconds(done: list[_Done]) -> float:
+    return max(one.ended for one in done) - min(one.began for one in done)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
