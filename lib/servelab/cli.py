@@ -53,9 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     bench = commands.add_parser("bench", help="measure, and say on which machine")
-    bench.add_argument("what", choices=["core"])
+    bench.add_argument("what", choices=["core", "sharing"])
     bench.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON too")
     bench.set_defaults(run=_bench)
+
+    audit = commands.add_parser("audit", help="may this model be shared between threads?")
+    audit.add_argument("factory", metavar="MODULE:FACTORY", help="a function that returns (model, example)")
+    audit.add_argument("--example", metavar="MODULE:NAME", help="the example, if the factory returns a model")
+    audit.set_defaults(run=_audit)
 
     tidy = commands.add_parser("tidy", help="for authors: make notebooks fit to be saved")
     tidy.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK", help="default: all lessons")
@@ -101,9 +106,19 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    if options.what == "sharing":
+        from servelab.bench import sharing
+
+        return sharing.run(options.output)
     from servelab.bench import core
 
     return core.run(options.output)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from servelab.thread_safety.audit import terminal
+
+    return terminal.run(options.factory, options.example)
 
 
 def _tidy(options: argparse.Namespace) -> int:

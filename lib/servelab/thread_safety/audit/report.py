@@ -1,0 +1,158 @@
+"""What an audit found: findings with their place and cure, and a verdict in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    """What was found, in the words of the report."""
+
+    ATTRIBUTE = "attribute changes in forward"
+    BUFFER = "buffer changes in forward"
+    PARAMETER = "parameter changes in forward"
+    REWRITTEN = "attribute is written in forward, with the same value in this run"
+    OUTSIDE = "state outside the module changes in forward"
+    HOOK = "forward hook changes shared state"
+    INPUT = "the input is edited in place"
+    RANDOM = "draws from a global random generator"
+    WRAPPER = "wrapper that is not made for several threads"
+    TRAINING = "training mode"
+    GRADIENTS = "the output keeps the activations it came from"
+
+
+class Verdict(Enum):
+    SAFE = "safe"
+    GUARDED = "guarded"
+    SUSPECT = "suspect"
+    UNSAFE = "unsafe"
+
+
+# What a caller should know, but what changes nothing that two callers share.
+NOTES = frozenset({Kind.TRAINING, Kind.GRADIENTS})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """path: of the module, "" for the whole model. name: of the attribute, buffer or variable.
+
+    place: file and line, source: what stands there. guarded: a lock was held at that moment.
+    """
+
+    kind: Kind
+    path: str
+    name: str
+    place: str
+    source: str
+    cure: str
+    guarded: bool = False
+
+    @property
+    def is_note(self) -> bool:
+        return self.kind in NOTES
+
+    def __str__(self) -> str:
+        what = ".".join(part for part in (self.path, self.name) if part)
+        guarded = " (a lock is held)" if self.guarded else ""
+        first = f"{what}: {self.kind.value}{guarded}" if what else f"{self.kind.value}{guarded}"
+        return f"{first}\n      {self.place}   {self.source}".rstrip() if self.place else first
+
+
+@dataclass(frozen=True, slots=True)
+class Interference:
+    """Whether a second call, forced into the middle of a first, changed what either of them gave.
+
+    tried: at how many places. changed: at how many of them something came out differently.
+    example: such a case, in a sentence. in_turn_too: two calls one after the other do it already.
+    """
+
+    tried: int = 0
+    changed: int = 0
+    example: str = ""
+    in_turn_too: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """verdict and sentence; findings; interference. Speaks of the run it saw, and of no other."""
+
+    model: str
+    verdict: Verdict
+    sentence: str
+    findings: tuple[Finding, ...]
+    interference: Interference
+
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        return tuple(one for one in self.findings if one.is_note)
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        return tuple(one for one in self.findings if not one.is_note)
+
+    def __str__(self) -> str:
+        lines = [f"{self.verdict.value.upper()}: {self.sentence}"]
+        lines += [f"{number:>3}  {finding}" for number, finding in enumerate(self.problems, start=1)]
+        lines += [
+            f"  note: {finding}. {finding.cure[0].upper()}{finding.cure[1:]}." for finding in self.notes
+        ]
+        lines.append(self.seen)
+        return "\n".join(lines)
+
+    @property
+    def seen(self) -> str:
+        """What the audit is based on."""
+        between = (
+            f", and {self.interference.tried} in which a second call was forced into the middle of a first"
+            if self.interference.tried
+            else ""
+        )
+        return (
+            f"This speaks of the calls it saw: two with the example, one after the other{between}. "
+            "Other inputs may take other paths."
+        )
+
+
+def judge(model: str, findings: Sequence[Finding], interference: Interference) -> AuditReport:
+    """The verdict that follows from what was found."""
+    problems = [one for one in findings if not one.is_note]
+    open_ones = [one for one in problems if not one.guarded]
+    if interference.in_turn_too:
+        verdict = Verdict.UNSAFE
+        sentence = (
+            f"a second call of this {model} gives something else after a first one than alone. "
+            f"{_cures(problems)}"
+        )
+    elif interference.changed:
+        verdict = Verdict.UNSAFE
+        sentence = (
+            f"two calls of this {model} disturb each other ({interference.changed} of "
+            f"{interference.tried} forced meetings; {interference.example}). {_cures(problems)}"
+        )
+    elif not problems:
+        verdict = Verdict.SAFE
+        sentence = f"no call changed anything that another call of this {model} sees. It may be shared."
+    elif not open_ones:
+        verdict = Verdict.GUARDED
+        sentence = (
+            f"this {model} changes its own state, each time under a lock, and {interference.tried} forced "
+            "meetings of two calls did no harm. It may be shared; calls wait for each other there."
+        )
+    elif all(one.kind in (Kind.REWRITTEN, Kind.WRAPPER) for one in open_ones):
+        verdict = Verdict.SUSPECT
+        sentence = f"nothing came out wrong, but do not share this {model} yet. {_cures(open_ones)}"
+    else:
+        verdict = Verdict.UNSAFE
+        sentence = f"this {model} changes what other calls see. {_cures(open_ones)}"
+    return AuditReport(model, verdict, sentence, tuple(findings), interference)
+
+
+def _cures(findings: Sequence[Finding]) -> str:
+    """The cures, each once, the most frequent first."""
+    cures = [one.cure for one in findings if not one.guarded]
+    different = sorted(set(cures), key=lambda cure: (-cures.count(cure), cures.index(cure)))
+    if not different:
+        return "Lend out instances from a pool, or guard the whole call with a lock."
+    return "Cure: " + "; or ".join(different[:2]) + "."

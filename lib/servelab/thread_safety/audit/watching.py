@@ -1,0 +1,185 @@
+"""Watches one call of a model line by line, and notes on which line something shared changed.
+
+A trace function looks, after every line of a module's own methods and of hooks, at what that module
+or hook owns. Runs on one thread; knows nothing about verdicts.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from torch import nn
+
+from servelab.thread_safety.audit.report import Kind
+from servelab.thread_safety.audit.shared_state import (
+    Look,
+    Owner,
+    class_owner,
+    function_owner,
+    globals_owner,
+    hooks,
+    module_owner,
+)
+from servelab.thread_safety.locks import ScheduledLock, ScheduledRLock
+from servelab.thread_safety.operations import is_yours, rewritten_attributes
+
+# Where torch stores attributes and calls forward: a change there is the doing of the line that asked for it.
+_MACHINERY = str(Path(nn.Module.__call__.__code__.co_filename))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something shared that changed, and the line after which it was different."""
+
+    kind: Kind
+    path: str
+    name: str
+    code: CodeType
+    line: int
+    guarded: bool
+
+    @property
+    def place(self) -> str:
+        return f"{short_name(self.code)}:{self.line}"
+
+    @property
+    def source(self) -> str:
+        return linecache.getline(self.code.co_filename, self.line).strip()
+
+
+def short_name(code: CodeType) -> str:
+    """The file without folders that only this machine has: `torch/nn/modules/batchnorm.py`, `my_model.py`."""
+    path = Path(code.co_filename)
+    for folder in ("site-packages", "dist-packages", "lib"):
+        if folder in path.parts[:-1]:
+            return "/".join(path.parts[len(path.parts) - path.parts[::-1].index(folder) :])
+    return "this notebook" if "ipykernel" in code.co_filename else path.name
+
+
+class Guard:
+    """The locks of a watched copy of a model; makes them for `fresh_copy`."""
+
+    def __init__(self) -> None:
+        self._locks: list[ScheduledLock] = []
+        self._releases = 0
+
+    def new_lock(self) -> ScheduledLock:
+        self._locks.append(ScheduledLock())
+        return self._locks[-1]
+
+    def new_rlock(self) -> ScheduledRLock:
+        lock = ScheduledRLock()
+        self._locks.append(lock)
+        return lock
+
+    def held_since_last_time(self) -> bool:
+        """Whether a lock is held, or was until just now: `with lock: …` on one line is over at its end."""
+        releases = sum(lock.releases for lock in self._locks)
+        since, self._releases = releases - self._releases, releases
+        return since > 0 or any(lock.locked() for lock in self._locks)
+
+
+class Watch:
+    """changes: what changed, and the lines that changed it, each once and in order."""
+
+    def __init__(self, model: nn.Module, everywhere: Sequence[Owner], guard: Guard) -> None:
+        self.changes: list[Change] = []
+        self._guard = guard
+        self._everywhere = everywhere
+        self._of_module = {id(one): module_owner(path, one) for path, one in model.named_modules()}
+        self._classes = {id(one): class_owner(path, one) for path, one in model.named_modules()}
+        self._of_hook = {
+            getattr(getattr(hook, "__func__", hook), "__code__", None): (path, hook)
+            for path, one in model.named_modules()
+            for hook in hooks(one)
+        }
+        self._seen: dict[tuple[str, int], Look] = {}
+
+    def call(self, work: Callable[[], Any]) -> Any:
+        """Do the work, watched. What watched the thread before (a debugger, coverage) is put back."""
+        before = sys.gettrace()
+        for owner in (*self._of_module.values(), *self._classes.values(), *self._everywhere):
+            self._seen.setdefault(owner.key, owner.look())
+        sys.settrace(self._enter)
+        try:
+            return work()
+        finally:
+            sys.settrace(before)
+
+    def _enter(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
+        owners = self._owners(frame)
+        if not owners:
+            return None
+        for owner in owners:
+            self._seen.setdefault(owner.key, owner.look())
+        return self._line_by_line(owners, frame)
+
+    def _line_by_line(self, owners: Sequence[Owner], frame: FrameType) -> Callable[..., Any]:
+        last = frame.f_lineno
+        of_module = owners[0].key[0] == "module"
+        rewritten = rewritten_attributes(frame.f_code) if of_module else {}
+
+        def at_line(frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
+            nonlocal last
+            if event in ("line", "return"):
+                guarded = self._guard.held_since_last_time()
+                self._compare(owners, frame.f_code, last, guarded)
+                for name in rewritten.get(last, ()):
+                    self._note(Kind.REWRITTEN, owners[0].path, name, frame.f_code, last, guarded)
+                last = frame.f_lineno
+            return at_line
+
+        return at_line
+
+    def _owners(self, frame: FrameType) -> list[Owner]:
+        """Whose things the function of this frame may change."""
+        code = frame.f_code
+        if code.co_filename == _MACHINERY:
+            return []
+        if code in self._of_hook:
+            path, hook = self._of_hook[code]
+            own = [
+                function_owner(path, hook, Kind.HOOK),
+                globals_owner(path, code, frame.f_globals, Kind.HOOK),
+            ]
+            return [*own, *self._everywhere]
+        module = self._of_module.get(id(frame.f_locals.get("self")))
+        if module is None:
+            return self._of_plain_function(frame)
+        if not is_yours(code, frame.f_globals):
+            return [module, *self._everywhere]
+        own = [module, self._classes[module.key[1]]]
+        own.append(globals_owner(module.path, code, frame.f_globals, Kind.OUTSIDE))
+        return [*own, *self._everywhere]
+
+    def _of_plain_function(self, frame: FrameType) -> list[Owner]:
+        code = frame.f_code
+        if not is_yours(code, frame.f_globals):
+            return []
+        return [globals_owner("", code, frame.f_globals, Kind.OUTSIDE), *self._everywhere]
+
+    def _compare(self, owners: Sequence[Owner], code: CodeType, line: int, guarded: bool) -> None:
+        for owner in owners:
+            now, before = owner.look(), self._seen[owner.key]
+            if now != before:
+                for kind, name in _different(before, now):
+                    self._note(kind, owner.path, name, code, line, guarded)
+                self._seen[owner.key] = now
+
+    def _note(self, kind: Kind, path: str, name: str, code: CodeType, line: int, guarded: bool) -> None:
+        change = Change(kind, path, name, code, line, guarded)
+        if change not in self.changes:
+            self.changes.append(change)
+
+
+def _different(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> list[tuple[Kind, str]]:
+    return [key for key in {**before, **now} if before.get(key, _NONE) != now.get(key, _NONE)]
+
+
+_NONE = object()
