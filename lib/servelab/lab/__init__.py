@@ -2,11 +2,14 @@
 
 from servelab.lab.figures import (
     Drawing,
+    hammered,
     interleaving_timeline,
     lines,
     load_panels,
+    memory_of_threads,
     queue_state,
     step_occupancy,
+    thread_steps,
 )
 from servelab.lab.knobs import knobs
 from servelab.lab.live import watch
@@ -19,10 +22,12 @@ from servelab.lab.source import source
 __all__ = [
     "Drawing",
     "compare",
+    "hammered",
     "interleaving_timeline",
     "knobs",
     "lines",
     "load_panels",
+    "memory_of_threads",
     "on_model_thread",
     "player",
     "predict",
@@ -30,6 +35,7 @@ __all__ = [
     "record",
     "source",
     "step_occupancy",
+    "thread_steps",
     "token_seconds",
     "tokens_within",
     "watch",

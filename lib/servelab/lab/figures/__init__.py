@@ -1,18 +1,24 @@
 """Figures of a trace: one glance tells the story, and the same story is there in words."""
 
 from servelab.lab.figures.drawing import Drawing
+from servelab.lab.figures.hammer import hammered
 from servelab.lab.figures.lines import lines
 from servelab.lab.figures.load import load_panels
+from servelab.lab.figures.memory_of_threads import memory_of_threads
 from servelab.lab.figures.occupancy import step_occupancy
 from servelab.lab.figures.queues import queue_state
+from servelab.lab.figures.threads import thread_steps
 from servelab.lab.figures.timeline import TimeAxis, interleaving_timeline
 
 __all__ = [
     "Drawing",
     "TimeAxis",
+    "hammered",
     "interleaving_timeline",
     "lines",
     "load_panels",
+    "memory_of_threads",
     "queue_state",
     "step_occupancy",
+    "thread_steps",
 ]
