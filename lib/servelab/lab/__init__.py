@@ -7,13 +7,15 @@ from servelab.lab.figures import (
     lines,
     load_panels,
     memory_of_threads,
+    pool_timeline,
     queue_state,
+    sharing,
     step_occupancy,
     thread_steps,
 )
 from servelab.lab.knobs import knobs
 from servelab.lab.live import watch
-from servelab.lab.measure import on_model_thread, token_seconds, tokens_within
+from servelab.lab.measure import on_model_thread, plain_network, token_seconds, tokens_within
 from servelab.lab.player import player
 from servelab.lab.predict import compare, predict
 from servelab.lab.record import record
@@ -29,10 +31,13 @@ __all__ = [
     "load_panels",
     "memory_of_threads",
     "on_model_thread",
+    "plain_network",
     "player",
+    "pool_timeline",
     "predict",
     "queue_state",
     "record",
+    "sharing",
     "source",
     "step_occupancy",
     "thread_steps",

@@ -56,6 +56,18 @@ def tokens_within(model: CausalLM, seconds: float, most: int) -> int:
     return max(12, min(most, int(seconds / statistics.median(steps))))
 
 
+def plain_network() -> PreTrainedModel:
+    """SmolLM2 as transformers loads it, float32, with no weights packed; a new one at each call."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from servelab.models import smollm2
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # loading takes less than a second
+    network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(smollm2.fetch(), dtype="float32")
+    return network.eval()  # type: ignore[no-untyped-call,no-any-return]
+
+
 @on_model_thread
 def token_seconds(network: PreTrainedModel, length: int, *, cached: bool, repeats: int = 3) -> float:
     """Seconds for the next token of a text of `length` tokens: from all of them, or from a cache."""

@@ -11,6 +11,7 @@ import inspect
 import io
 import linecache
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -29,13 +30,21 @@ class TookTooLong(Exception):
     """The check did not end by itself."""
 
 
+class CannotTravel(Exception):
+    """The learner's code holds something that cannot be carried to another process."""
+
+
 def run_alone(work: Callable[..., Any], *arguments: Any, deadline: float = DEADLINE) -> Any:
     """Call `work` in a child process; print what it printed and return what it returned.
 
-    Raises TookTooLong after `deadline` seconds of work. What `work` raises must be its own affair.
+    Raises CannotTravel, and TookTooLong after `deadline` seconds of work. What `work` raises must be its
+    own affair.
     """
     with _travelling_whole(arguments):
-        parcel = cloudpickle.dumps((work, arguments, deadline, _written_in_cells()))
+        try:
+            parcel = cloudpickle.dumps((work, arguments, deadline, _written_in_cells()))
+        except (TypeError, pickle.PicklingError) as error:
+            raise CannotTravel(str(error)) from error
     try:
         child = subprocess.run(
             [sys.executable, "-m", __name__], input=parcel, capture_output=True, timeout=START_UP + deadline

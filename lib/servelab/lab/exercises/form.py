@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 import servelab
-from servelab.lab.exercises.alone import DEADLINE, TookTooLong, run_alone
+from servelab.lab.exercises.alone import DEADLINE, CannotTravel, TookTooLong, run_alone
 
 Parameters = ParamSpec("Parameters")
 
@@ -78,6 +78,12 @@ def exercise_alone(check: Callable[Parameters, str]) -> Callable[Parameters, Res
                 Verdict.NOT_YET,
                 f"Your code was still running after {DEADLINE:g} s: look for a loop that never ends, "
                 "or for something it waits for.",
+            )
+        except CannotTravel as stranger:
+            return Result(
+                Verdict.NOT_YET,
+                f"Your code cannot be carried to the process in which it is checked ({stranger}): make locks "
+                "and the like in `__init__`, so that each instance has its own.",
             )
         return result
 

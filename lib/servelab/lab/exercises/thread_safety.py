@@ -43,19 +43,21 @@ def _rows(count: int, seed: int = 0) -> Tensor:
 
 
 @exercise
-def check_cured_by_eval(report: AuditReport, answer: Sequence[int] | None) -> str:
+def check_cured_by_eval(report: AuditReport, answer: Sequence[int] | int | None) -> str:
     """Which of the numbered findings are gone once the model is in eval mode."""
     if answer is None:
         raise NotStarted("Write a list of numbers in place of None, as in [1, 4].")
     left = {(one.path, one.name) for one in audit(Ward().eval(), _rows(3)).problems}
     cured = [n for n, one in enumerate(report.problems, start=1) if (one.path, one.name) not in left]
+    answer = [answer] if isinstance(answer, int) else answer
     wrong = sorted(set(answer) - set(range(1, len(report.problems) + 1)))
     if wrong:
         raise NotYet(f"There is no finding {wrong[0]}: they are numbered from 1 to {len(report.problems)}.")
     for number in sorted(set(answer) ^ set(cured)):
         finding = report.problems[number - 1]
         still = "is still there" if number in answer else "is gone, too"
-        raise NotYet(f"After eval(), finding {number} ({finding.path or finding.name}) {still}.")
+        where = ".".join(part for part in (finding.path, finding.name) if part)
+        raise NotYet(f"After eval(), finding {number} ({where}) {still}.")
     return "eval() cures what training mode does. What forward itself writes, it goes on writing."
 
 
@@ -100,6 +102,8 @@ def _with_the_same_weights(way: type[Smoother]) -> Smoother:
 
 def _expect_the_same_answers(model: Smoother) -> None:
     original, x = _with_the_same_weights(Smoother), _rows(2)
+    if not isinstance(model(x), Tensor):
+        raise NotYet(f"forward of {type(model).__name__} returned {model(x)!r}: return the result.")
     if not torch.allclose(model(x), original(x)):
         raise NotYet(f"{type(model).__name__} computes something else than Smoother: add half of the input.")
 
@@ -121,7 +125,10 @@ def check_schedule(schedule: str | None) -> str:
     try:
         run = replay(adding(Tally), f"{PYTHON}:{schedule.removeprefix(f'{PYTHON}:')}")
     except ValueError as misfit:
-        raise NotYet(str(misfit)) from misfit
+        raise NotYet(
+            f"{schedule!r} is no order of these operations: write letters with numbers, as in A1 B3 A2. Each "
+            "thread does three operations, so the numbers after A sum to 3, and those after B too."
+        ) from misfit
     if not run.broken:
         raise NotYet(f"Under {schedule} nothing is lost: {run.actions[-1].seen} at the end.")
     writers = [action.thread for action in run.actions if action.operation.verb == "write"]

@@ -6,7 +6,9 @@ from servelab.lab.figures.lines import lines
 from servelab.lab.figures.load import load_panels
 from servelab.lab.figures.memory_of_threads import memory_of_threads
 from servelab.lab.figures.occupancy import step_occupancy
+from servelab.lab.figures.pool import pool_timeline
 from servelab.lab.figures.queues import queue_state
+from servelab.lab.figures.sharing import sharing
 from servelab.lab.figures.threads import thread_steps
 from servelab.lab.figures.timeline import TimeAxis, interleaving_timeline
 
@@ -18,7 +20,9 @@ __all__ = [
     "lines",
     "load_panels",
     "memory_of_threads",
+    "pool_timeline",
     "queue_state",
+    "sharing",
     "step_occupancy",
     "thread_steps",
 ]

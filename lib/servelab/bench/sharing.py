@@ -1,0 +1,223 @@
+"""`servelab bench sharing`: one model for many users, in each of the ways this course knows.
+
+The same requests go to threads that share one model, to pools, to processes and to one model that computes
+batches. Each way runs in a fresh process with its own number of threads for torch: two teams of threads on
+the same cores slow each other, and that must not be mistaken for what sharing costs. Knows no torch: the
+measuring is done in sharing_worker.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from servelab.bench.measure import print_heading
+from servelab.machine import this_machine, usable_cores, versions
+
+PROMPT_TOKENS = 16
+PROMPTS = 8  # different ones
+DEADLINE = 300.0  # seconds for one way, start included
+
+
+class Way(Enum):
+    THREADS = "threads that share one model"
+    POOL_OF_COPIES = "a pool of full copies"
+    POOL_OF_SHARED = "a pool with shared weights"
+    PROCESSES = "a process for each model"
+    BATCHED = "one model that computes batches"
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """at_once: how many forward passes may run at the same time. torch_threads: of each; None: all cores."""
+
+    name: str
+    way: Way
+    at_once: int = 1
+    torch_threads: int | None = None
+
+    @property
+    def threads(self) -> int:
+        return self.torch_threads or usable_cores()
+
+
+CONFIGURATIONS = (
+    Configuration("one at a time", Way.THREADS),
+    Configuration("2 threads share a model", Way.THREADS, 2),
+    Configuration("2 threads share a model, 1 core each", Way.THREADS, 2, 1),
+    Configuration("8 threads share a model, 1 core each", Way.THREADS, 8, 1),
+    Configuration("pool of 2 full copies", Way.POOL_OF_COPIES, 2, 1),
+    Configuration("pool of 2, shared weights", Way.POOL_OF_SHARED, 2, 1),
+    Configuration("2 processes", Way.PROCESSES, 2, 1),
+    Configuration("one model, batches of up to 8", Way.BATCHED),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SharingResult:
+    """What one way came to.
+
+    torch_threads: as found where the model computes. latency: seconds from asking to the answer, waiting
+    included. largest_difference: of any logit from those of the first way. memory_bytes: of the processes
+    that compute, all in all. weights_bytes: of parameters and buffers, each memory counted once.
+    mean_batch: requests in one forward pass. gil: whether Python runs one thread at a time.
+    """
+
+    configuration: Configuration
+    model: str
+    clients: int
+    requests: int
+    torch_threads: int
+    seconds: float
+    latency_median: float
+    latency_p95: float
+    largest_difference: float
+    memory_bytes: int
+    weights_bytes: int
+    mean_batch: float
+    gil: bool
+
+    @property
+    def requests_per_second(self) -> float:
+        return self.requests / self.seconds if self.seconds else math.nan
+
+
+def compare_sharing(
+    requests: int = 24,
+    clients: int = 8,
+    configurations: Sequence[Configuration] = CONFIGURATIONS,
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> tuple[SharingResult, ...]:
+    """Measure each configuration in a fresh process; the first is what the others are compared with.
+
+    clients: users who each send the next request when the previous one is answered.
+    folder: of a Llama for transformers; None is SmolLM2-135M-Instruct, in float32.
+    """
+    if clients < 1 or requests < clients:
+        raise ValueError(
+            f"{requests} requests by {clients} clients: let there be at least one for each client."
+        )
+    if folder is None:
+        from servelab.models import smollm2
+
+        folder = smollm2.folder()
+    with tempfile.TemporaryDirectory() as scratch:
+        expected = Path(scratch) / "logits.npy"
+        bar = tqdm(configurations, unit="way", leave=False, disable=not progress)
+        results = []
+        for configuration in bar:
+            bar.set_description(configuration.name)
+            results.append(_measured(configuration, requests, clients, folder, expected))
+    return tuple(results)
+
+
+def _measured(
+    configuration: Configuration, requests: int, clients: int, folder: Path, expected: Path
+) -> SharingResult:
+    """One configuration, in a process of its own."""
+    order = asdict(configuration) | {
+        "way": configuration.way.name,
+        "requests": requests,
+        "clients": clients,
+        "folder": str(folder),
+        "expected": str(expected),
+    }
+    threads = str(configuration.threads)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "HF_HUB_OFFLINE": "1",
+        "TQDM_DISABLE": "1",
+    }
+    try:
+        worker = subprocess.run(
+            [sys.executable, "-m", "servelab.bench.sharing_worker"],
+            input=json.dumps(order),
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=DEADLINE,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(
+            f"{configuration.name!r} took more than {DEADLINE:g} s: ask for fewer requests."
+        ) from error
+    if worker.returncode != 0:
+        last = (worker.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise RuntimeError(f"{configuration.name!r} could not be measured: {last}")
+    found: dict[str, Any] = json.loads(worker.stdout.splitlines()[-1])
+    return SharingResult(configuration, folder.name, clients, requests, **found)
+
+
+def run(output: Path | None = None, *, requests: int = 96, clients: int = 8) -> int:
+    """Measure, print a table, and save to `output` if given."""
+    print_heading("servelab bench sharing")
+    results = compare_sharing(requests, clients)
+    print(
+        f"{results[0].model}, float32: {requests} prompts of {PROMPT_TOKENS} tokens, the logits of the last;"
+    )
+    print(f"{clients} clients, each sends its next request when the previous one is answered.")
+    print(f"Python's global lock (GIL): {'on' if results[0].gil else 'off'}.\n")
+    print(table(results))
+    note = free_threading_note()
+    if note:
+        print(f"\n{note}")
+    if output is not None:
+        _save(results, output)
+    return 0
+
+
+def table(results: Sequence[SharingResult]) -> str:
+    """One line for each way; ratios to the first."""
+    first = results[0].requests_per_second
+    names = "requests/s   ratio   median      p95   batch   weights   memory   difference"
+    lines = [f"{'':<38}{'at once x threads':>18}   {names}"]
+    for one in results:
+        passes = f"{one.configuration.at_once} x {one.torch_threads}"
+        lines.append(
+            f"{one.configuration.name:<38}{passes:>18}   {one.requests_per_second:>10.1f}"
+            f"{one.requests_per_second / first:>8.2f}{one.latency_median * 1e3:>6.0f} ms"
+            f"{one.latency_p95 * 1e3:>6.0f} ms{one.mean_batch:>8.1f}{one.weights_bytes / 1e6:>7.0f} MB"
+            f"{one.memory_bytes / 1e6:>6.0f} MB{one.largest_difference:>13.1e}"
+        )
+    return "\n".join(lines)
+
+
+def free_threading_note() -> str:
+    """What would change without the GIL, on machines that have such a Python; else nothing."""
+    found = [name for name in ("python3.14t", "python3.13t") if shutil.which(name)]
+    if not found:
+        return ""
+    return (
+        f"{found[0]} is on this machine: a Python without the GIL. Forward passes run in parallel either "
+        "way, because torch's operators release the GIL while they compute. Without it the Python between "
+        "the operators runs in parallel as well, which helps small models most, and races between threads "
+        "get likelier."
+    )
+
+
+def _save(results: Sequence[SharingResult], path: Path) -> None:
+    rows = [
+        asdict(one)
+        | {
+            "configuration": asdict(one.configuration) | {"way": one.configuration.way.value},
+            "requests_per_second": one.requests_per_second,
+        }
+        for one in results
+    ]
+    found = {"machine": asdict(this_machine()), "versions": versions(), "results": rows}
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

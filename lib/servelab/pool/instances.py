@@ -1,0 +1,106 @@
+"""How instances of a model are made: built anew, or copied so that all use the same weights.
+
+Imports no torch: a model is whatever `build` returns. Only for shared weights it must have `parameters()`,
+and for devices `to()`, as torch's modules do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+from servelab.thread_safety.copying import fresh_copy
+
+Model = TypeVar("Model")
+
+
+class BuildFailed(RuntimeError):
+    """An instance could not be built; the cause is chained."""
+
+
+class Builder(Generic[Model]):
+    """Makes the instances of one pool.
+
+    With shared weights, one model on each device is never lent: it stays as it was built, and instances are
+    copies of it, with the very same parameters and everything else their own.
+    """
+
+    def __init__(
+        self, build: Callable[[], Model], *, share_weights: bool, devices: Sequence[Any] | None
+    ) -> None:
+        if devices is not None and not devices:
+            raise ValueError("devices is empty: name at least one, or leave it out.")
+        self._build = build
+        self._devices = devices
+        self._unused = self._one_for_each_device() if share_weights else {}
+
+    def new(self, number: int) -> Model:
+        """The instance number `number`, counted from 1."""
+        device = None if self._devices is None else self._devices[(number - 1) % len(self._devices)]
+        if not self._unused:
+            return _placed(self._built(), device)
+        unused: Any = self._unused[str(device)]
+        copied: Model = fresh_copy(unused, share=_weights(unused))
+        return copied
+
+    def forget(self) -> None:
+        """Let go of the models that are never lent."""
+        self._unused = {}
+
+    def _built(self) -> Model:
+        model = self._build()
+        if model is None:
+            raise TypeError("build() returned None: let it return a model.")
+        return model
+
+    def _one_for_each_device(self) -> dict[str, Model]:
+        model = self._built()
+        if not hasattr(model, "parameters"):
+            raise TypeError(
+                f"A {type(model).__name__} has no parameters() to share: "
+                "build a torch module, or leave out share_weights."
+            )
+        first, *others = dict.fromkeys(map(str, self._devices or [None]))
+        devices = {str(device): device for device in self._devices or [None]}
+        # Copied before the first is placed: from some devices ("meta") there is no way back.
+        copies = {name: _placed(fresh_copy(model), devices[name]) for name in others}
+        return {first: _placed(model, devices[first])} | copies
+
+
+def _weights(model: Any) -> Iterator[Any]:
+    """Parameters, and plain attributes that are parameters' memory, or weights packed for oneDNN."""
+    yield from model.parameters()
+    memories = {_memory(parameter) for parameter in model.parameters()}
+    for module in model.modules() if hasattr(model, "modules") else ():
+        for value in vars(module).values():
+            # Packed weights can be neither written nor copied, only used.
+            if getattr(value, "is_mkldnn", False) or (
+                hasattr(value, "untyped_storage") and _memory(value) in memories
+            ):
+                yield value
+
+
+def _memory(tensor: Any) -> tuple[str, int]:
+    """Which piece of memory a tensor is in."""
+    return str(tensor.device), tensor.untyped_storage()._cdata
+
+
+def _placed(model: Model, device: Any) -> Model:
+    if device is None:
+        return model
+    if not hasattr(model, "to"):
+        raise TypeError(f"A {type(model).__name__} has no to() to place it on {device}: leave out devices.")
+    placed: Model = model.to(device)
+    return placed
+
+
+def weights_bytes(models: Iterable[Any]) -> int:
+    """Bytes that the parameters and buffers of some torch modules take together, each memory counted once.
+
+    Not counted: tensors that a module keeps as plain attributes, such as packed or quantised weights.
+    """
+    sizes: dict[tuple[str, int], int] = {}
+    for model in models:
+        for tensor in (*model.parameters(), *model.buffers()):
+            sizes[_memory(tensor)] = tensor.untyped_storage().nbytes()
+    return sum(sizes.values())
