@@ -95,7 +95,7 @@ def test_an_exception_fails_one_call_and_is_kept() -> None:
 def test_what_raises_alone_too_is_told_apart() -> None:
     report = hammer(nn.Linear(2, 2), [torch.ones(2), torch.ones(3), torch.ones(2)])
     assert (report.equal, report.raised, report.raised_alone, report.repeatable) == (2, 1, 1, True)
-    assert "1 raised (1 alone, too)" in str(report)
+    assert "1 raised (1 alone, too)" in " ".join(str(report).split())
 
 
 def test_a_lost_update_shows_in_the_state() -> None:
@@ -138,7 +138,7 @@ def test_chance_is_not_blamed_on_the_threads() -> None:
     specimen = specimens.named("dropout_training")
     report = hammer(specimen.build(), specimen.inputs(8))
     assert not report.repeatable
-    assert "not only, the threads' doing" in str(report)
+    assert "not only, the threads' doing" in " ".join(str(report).split())
     report = hammer(specimen.build(), specimen.inputs(8), threads=1)
     assert report.equal == 8  # one thread draws the same lots in the same order
 

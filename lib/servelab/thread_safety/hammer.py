@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -162,7 +163,7 @@ class HammerReport:
             f"{self.calls_per_second:,.0f} calls a second in threads, {self.serial_calls_per_second:,.0f} "
             f"one after another ({self.torch_threads} torch thread in each).",
         ]
-        return "\n".join(lines)
+        return "\n".join(textwrap.fill(line, 98, subsequent_indent="    ") for line in lines)
 
 
 _NOT_REPEATABLE = (

@@ -13,6 +13,7 @@ for Systematic Testing of Multithreaded Programs", PLDI 2007.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import sys
@@ -29,6 +30,7 @@ from tqdm.auto import tqdm
 from servelab.thread_safety.copying import fresh_copy
 from servelab.thread_safety.locks import ScheduledCondition, ScheduledLock, ScheduledRLock
 from servelab.thread_safety.operations import Operation
+from servelab.thread_safety.sight import all_seen, names_of
 from servelab.thread_safety.states import Recorder, State, States
 from servelab.thread_safety.tracing import Tracer
 from servelab.thread_safety.turnstile import Turnstile, thread_here
@@ -135,8 +137,9 @@ class Exploration:
         extent = "all there are" if self.complete else "not all there are"
         if self.switches is not None and self.complete:
             extent = f"all with at most {self.switches} forced switch{'es' * (self.switches != 1)}"
-        came_to_same = f", {self.runs:,} of them run" if self.runs < self.interleavings else ""
-        lines = [f"{self.interleavings:,} interleavings, {extent}{came_to_same}: {self.breaking:,} break."]
+        lines = [f"{self.interleavings:,} interleavings, {extent}: {self.breaking:,} break."]
+        if self.runs < self.interleavings:
+            lines.append(f"({self.runs:,} were run; each of the others comes to the same as one of these.)")
         if self.broken:
             lines.append(f"The simplest: {self.simplest.schedule}   {self.simplest.why}")
         return "\n".join(lines)
@@ -153,10 +156,19 @@ def explore(
     """Run every interleaving, fewest forced switches first, at most `most` of them.
 
     switches: leave out those in which a thread that could go on is held more often than this. merge: run one
-    of those that come to the same; False runs each of them.
+    of those that come to the same; False runs each of them, as is also done where what threads share
+    cannot be looked into.
     """
+    if merge and switches is None:
+        with contextlib.suppress(_Unseen):
+            return _explore(section, most, None, True, progress)
+    return _explore(section, most, switches, False, progress)
+
+
+def _explore(
+    section: CriticalSection, most: int, switches: int | None, merges: bool, progress: bool
+) -> Exploration:
     pending, states = _Pending(switches), States()
-    merges = merge and switches is None
     broken: list[Broken] = []
     runs = 0
     with tqdm(desc="interleavings", unit="", leave=False, disable=not progress, delay=0.5) as bar:
@@ -289,9 +301,15 @@ def _run(
     with Tracer(notes.stop_before) as begin:
         turnstile.run(works, begin)
     end = state()
+    if merges and not all_seen(shared, section.tasks):
+        raise _Unseen
     ending, why = _judge(section, shared, turnstile)
     order = schedule_string([choice.taken for choice in choices])
     return Run(order, notes.finished(), ending, why, notes.before), choices, end
+
+
+class _Unseen(Exception):
+    """Something that threads share may change without being seen to."""
 
 
 class _Notes:
@@ -309,7 +327,7 @@ class _Notes:
         self._shared = shared
         self._turnstile = turnstile
         self._recorder = recorder
-        self._around = {name for task in section.tasks for name in _names_of(task)}
+        self._around = {name for task in section.tasks for name in names_of(task)}
         self._actions: list[Action] = []
         self.before = self._seen()
 
@@ -335,12 +353,6 @@ class _Notes:
 
     def _seen(self) -> str:
         return "" if self._show is None else str(self._show(self._shared))
-
-
-def _names_of(task: Callable[..., Any]) -> tuple[str, ...]:
-    """The variables around a task that are looked at."""
-    code = getattr(task, "__code__", None)
-    return () if code is None else (*code.co_names, *code.co_freevars)
 
 
 def _next(beginning: Sequence[str], place: int, able: Sequence[str], current: str | None) -> str:

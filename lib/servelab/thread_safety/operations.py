@@ -24,11 +24,12 @@ _PRIVATE = (
     "END_FOR", "COPY", "SWAP", "EXTENDED_ARG", "LOAD_CONST", "LOAD_SMALL_INT", "LOAD_COMMON_CONSTANT",
     "LOAD_FAST", "STORE_FAST", "DELETE_FAST", "LOAD_CLOSURE", "MAKE_CELL", "MAKE_FUNCTION",
     "SET_FUNCTION_ATTRIBUTE",
-    "COPY_FREE_VARS", "RETURN", "YIELD", "JUMP", "POP_JUMP_IF_NONE", "POP_JUMP_IF_NOT_NONE",
+    "COPY_FREE_VARS", "RETURN", "YIELD", "JUMP_FORWARD", "JUMP_BACKWARD", "POP_JUMP_IF_NONE",
+    "POP_JUMP_IF_NOT_NONE",
     "POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_FORWARD_IF_NOT_NONE", "POP_JUMP_BACKWARD_IF_N", "IS_OP", "BUILD_",
     "LIST_APPEND", "SET_ADD", "MAP_ADD", "LIST_TO_TUPLE", "LOAD_BUILD_CLASS", "PUSH_EXC_INFO", "CHECK_EXC",
     "RERAISE", "POP_EXCEPT", "LOAD_ASSERTION_ERROR", "CALL_INTRINSIC", "INTERPRETER_EXIT", "ASYNC_GEN_WRAP",
-    "LOAD_SPECIAL", "UNARY_NOT",
+    "LOAD_SPECIAL",
 )  # fmt: skip
 _VERBS = {
     "RETURN": "return",
@@ -42,19 +43,23 @@ _VERBS = {
     "GET": "iterate",
     "TO": "test",
     "POP": "test",
+    "JUMP": "test",
     "BEFORE": "enter",
     "WITH": "leave",
     "UNPACK": "unpack",
 }
+_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
 _VARIABLES = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF")
-_ANSWERS = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "UNARY_NOT")  # leave a bool of the thread's own
+_ANSWERS = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "UNARY_NOT", "TO_BOOL")  # leave a bool of the thread's own
+_TESTS = ("POP_JUMP", "JUMP_IF", "UNARY_NOT")  # ask whether something is true: a container may be shared
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """verb: read, write, call … text: the piece of source it works on. file: its name without folders.
 
-    reads_variable: the global variable, or that of a closure, which it reads, if it does.
+    reads_variable: the global variable, or that of a closure, which it reads, if it does; or `Name.attribute`
+    where it is about an attribute of a class, function or module.
     """
 
     verb: str
@@ -79,7 +84,8 @@ def operations(code: CodeType, names: Mapping[str, Any], with_return: bool = Fal
             continue
         is_return = with_return and instruction.opname.startswith("RETURN")
         if is_return or not _is_private(instruction, before, names):
-            found[instruction.offset] = _described(code, instruction, before)
+            variable = _variable(instruction, before, names)
+            found[instruction.offset] = _described(code, instruction, before, variable)
         before.append(instruction)
     return found
 
@@ -95,10 +101,10 @@ def _is_private(one: dis.Instruction, before: list[dis.Instruction], names: Mapp
     if not before:
         return False
     if one.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-        return before[-1].opname == "LOAD_GLOBAL" and isinstance(
-            _value(str(before[-1].argval), names), ModuleType
+        return before[-1].opname == "LOAD_GLOBAL" and _stays_in_module(
+            _value(str(before[-1].argval), names), str(one.argval)
         )
-    return opcode.startswith("POP_JUMP") and before[-1].opname in (*_ANSWERS, "TO_BOOL")
+    return opcode.startswith(_TESTS) and before[-1].opname in _ANSWERS
 
 
 def _value(name: str, names: Mapping[str, Any]) -> Any:
@@ -117,14 +123,34 @@ def _stays(value: Any) -> bool:
     return isinstance(value, ModuleType | FunctionType | BuiltinFunctionType | type)
 
 
-def _described(code: CodeType, one: dis.Instruction, before: list[dis.Instruction]) -> Operation:
+def _stays_in_module(module: Any, name: str) -> bool:
+    """As above; and what a library's module has is taken for a constant, such as `torch.float32`."""
+    if not isinstance(module, ModuleType):
+        return False
+    inside = vars(module)
+    file = inside.get("__file__")
+    library = inside.get("__spec__") is not None and (file is None or not is_file_of_yours(file))
+    return library or _stays(inside.get(name))
+
+
+def _variable(one: dis.Instruction, before: list[dis.Instruction], names: Mapping[str, Any]) -> str:
+    if one.opname in _VARIABLES:
+        return str(one.argval)
+    owner = next((other for other in reversed(before) if other.opname != "COPY"), None)
+    if one.opname not in _ATTRIBUTES or owner is None or owner.opname not in ("LOAD_GLOBAL", "LOAD_NAME"):
+        return ""
+    return f"{owner.argval}.{one.argval}" if _stays(_value(str(owner.argval), names)) else ""
+
+
+def _described(
+    code: CodeType, one: dis.Instruction, before: list[dis.Instruction], variable: str
+) -> Operation:
     verb = _VERBS.get(one.opname.partition("_")[0], "compute")
     if one.opname.endswith("SUBSCR") and verb == "compute":
         verb = "read"
     if verb == "call" and [b.argval for b in before[-3:]] == [None] * 3:
         verb = "leave"  # the end of a `with` block calls __exit__(None, None, None)
     line = (one.positions.lineno if one.positions else None) or code.co_firstlineno
-    variable = str(one.argval) if one.opname in _VARIABLES else ""
     return Operation(verb, _source(code, one), Path(code.co_filename).name, line, variable)
 
 
@@ -171,5 +197,10 @@ def is_yours(code: CodeType, names: Mapping[str, Any]) -> bool:
     where = names.get("__file__") if made_from_string else code.co_filename
     if where is None:
         return not code.co_filename.startswith("<frozen")
+    return is_file_of_yours(where)
+
+
+def is_file_of_yours(where: str) -> bool:
+    """Whether it is the reader's (or one of our specimens)."""
     path = str(Path(where).resolve())
     return path.startswith(_SPECIMENS) or not path.startswith((*_LIBRARIES, _OURS))

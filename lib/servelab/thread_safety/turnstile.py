@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PATIENCE = 10.0  # seconds in which no thread came to the turnstile: something unknown holds them up
+PATIENCE = 5.0  # seconds in which no thread came to the turnstile: something unknown holds them up
 MOST_STEPS = 20_000
 
 # Which of those who could go on goes next. Given: they, and who ran until now (None at the beginning,

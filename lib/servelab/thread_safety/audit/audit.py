@@ -22,6 +22,7 @@ from servelab.thread_safety.audit.report import AuditReport, Finding, Kind, judg
 from servelab.thread_safety.audit.shared_state import Look, inputs_owner, random_owner
 from servelab.thread_safety.audit.watching import Change, Guard, Watch
 from servelab.thread_safety.copying import fresh_copy
+from servelab.thread_safety.turnstile import Stuck
 
 _STATE = "keep it in a local variable, guard it with a lock, or lend out instances from a pool"
 _CURES = {
@@ -36,6 +37,10 @@ _CURES = {
     Kind.TRAINING: "call model.eval() once, before the threads begin",
     Kind.GRADIENTS: "enter torch.inference_mode() in each thread",
 }
+_WAITS = (
+    "A call of this model waits for something that no module of it holds, such as a lock of a class or of a "
+    "file, so two calls cannot be made to meet: make its locks in __init__ and keep them on self."
+)
 _WRAPPERS = {
     "OptimizedModule": "compile it with one call for each input shape before the threads begin, "
     "and guard the calls with a lock",
@@ -63,7 +68,10 @@ def audit(model: nn.Module, example: Any, other: Any = None) -> AuditReport:
         edits_input = any(change.kind is Kind.INPUT for change in changes)
         # Whoever edits an input matters to those who were given the same one.
         calls = Calls(example, example if edits_input else other)
-        met = interference(inside, calls, changes)
+        try:
+            met = interference(inside, calls, changes)
+        except Stuck as stuck:
+            raise ValueError(_WAITS) from stuck
     findings += _findings(inside, changes)
     findings += _notes(inside, findings, drawn, keeps_graph)
     return judge(type(inside).__name__, findings, met)

@@ -56,7 +56,7 @@ def interference(model: nn.Module, calls: Calls, changes: Sequence[Change]) -> I
         return Interference(in_turn_too=True)
     meetings = [(first, place) for first in "AB" for place in run.places(first)]
     found = [sentence for first, place in meetings if (sentence := run.meeting(first, place))]
-    found.sort(key=lambda sentence: not sentence.startswith("one of them"))  # wrong answers before lost state
+    found.sort(key=lambda sentence: not sentence.startswith("a call"))  # wrong answers before lost state
     return Interference(len(meetings), len(found), found[0] if found else "")
 
 
@@ -110,13 +110,13 @@ class _Runs:
         """What came out differently when the second call was forced in there, in a sentence; or nothing."""
         turnstile, model = self._together(first, hold_after)
         if turnstile.deadlocked:
-            return "they wait for each other for ever"
+            return "they waited for each other for ever"
         for name, alone in zip("AB", self._alone, strict=True):
             ended = turnstile.ended[name]
             if ended.error is not None:
-                return f"one of them raised {type(ended.error).__name__}: {ended.error}"
+                return f"a call raised {type(ended.error).__name__} ({ended.error})"
             if not alike(ended.value, alone.value):
-                return "one of them gave something else than alone"
+                return "a call gave another answer than alone"
         return self._lost(model)
 
     def _lost(self, model: nn.Module) -> str:
@@ -125,7 +125,7 @@ class _Runs:
             after = [_remembered(serial, change) for serial in self._serial_models()]
             if not any(alike(_remembered(model, change), one) for one in after):
                 where = ".".join(part for part in (change.path, change.name) if part)
-                return f"{where} is {_shown(_remembered(model, change))}, and should be {_shown(after[0])}"
+                return f"{where} was {_shown(_remembered(model, change))} instead of {_shown(after[0])}"
         return ""
 
     def _serial_models(self) -> list[nn.Module]:

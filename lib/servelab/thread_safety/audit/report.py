@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+
+WIDTH = 98  # characters of a line that a notebook shows without breaking it
 
 
 class Kind(Enum):
@@ -13,14 +16,14 @@ class Kind(Enum):
     ATTRIBUTE = "attribute changes in forward"
     BUFFER = "buffer changes in forward"
     PARAMETER = "parameter changes in forward"
-    REWRITTEN = "attribute is written in forward, with the same value in this run"
+    REWRITTEN = "attribute is written in forward (the same value in this run)"
     OUTSIDE = "state outside the module changes in forward"
     HOOK = "forward hook changes shared state"
     INPUT = "the input is edited in place"
     RANDOM = "draws from a global random generator"
     WRAPPER = "wrapper that is not made for several threads"
     TRAINING = "training mode"
-    GRADIENTS = "the output keeps the activations it came from"
+    GRADIENTS = "the output keeps activations, as for training"
 
 
 class Verdict(Enum):
@@ -57,7 +60,7 @@ class Finding:
         what = ".".join(part for part in (self.path, self.name) if part)
         guarded = " (a lock is held)" if self.guarded else ""
         first = f"{what}: {self.kind.value}{guarded}" if what else f"{self.kind.value}{guarded}"
-        return f"{first}\n      {self.place}   {self.source}".rstrip() if self.place else first
+        return f"{first}\n       {self.place}\n           {self.source}".rstrip() if self.place else first
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +96,10 @@ class AuditReport:
         return tuple(one for one in self.findings if not one.is_note)
 
     def __str__(self) -> str:
-        lines = [f"{self.verdict.value.upper()}: {self.sentence}"]
+        lines = [_wrapped(f"{self.verdict.value.upper()}: {self.sentence}")]
         lines += [f"{number:>3}  {finding}" for number, finding in enumerate(self.problems, start=1)]
-        lines += [
-            f"  note: {finding}. {finding.cure[0].upper()}{finding.cure[1:]}." for finding in self.notes
-        ]
-        lines.append(self.seen)
-        return "\n".join(lines)
+        lines += [_wrapped(f"  note: {one}. {one.cure[0].upper()}{one.cure[1:]}.") for one in self.notes]
+        return "\n".join([*lines, _wrapped(self.seen)])
 
     @property
     def seen(self) -> str:
@@ -115,6 +115,10 @@ class AuditReport:
         )
 
 
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="     ")
+
+
 def judge(model: str, findings: Sequence[Finding], interference: Interference) -> AuditReport:
     """The verdict that follows from what was found."""
     problems = [one for one in findings if not one.is_note]
@@ -128,8 +132,8 @@ def judge(model: str, findings: Sequence[Finding], interference: Interference) -
     elif interference.changed:
         verdict = Verdict.UNSAFE
         sentence = (
-            f"two calls of this {model} disturb each other ({interference.changed} of "
-            f"{interference.tried} forced meetings; {interference.example}). {_cures(problems)}"
+            f"two calls of this {model} disturb each other: {interference.changed} of {interference.tried} "
+            f"forced meetings went wrong (in one, {interference.example}). {_cures(problems)}"
         )
     elif not problems:
         verdict = Verdict.SAFE

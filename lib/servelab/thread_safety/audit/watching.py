@@ -90,9 +90,13 @@ class Watch:
 
     def __init__(self, model: nn.Module, everywhere: Sequence[Owner], guard: Guard) -> None:
         self.changes: list[Change] = []
+        self._model = model
         self._guard = guard
         self._everywhere = everywhere
         self._of_module = {id(one): module_owner(path, one) for path, one in model.named_modules()}
+        self._children = {
+            id(one): [self._of_module[id(child)] for child in one.children()] for one in model.modules()
+        }
         self._classes = {id(one): class_owner(path, one) for path, one in model.named_modules()}
         self._of_hook = {
             getattr(getattr(hook, "__func__", hook), "__code__", None): (path, hook)
@@ -108,9 +112,17 @@ class Watch:
             self._seen.setdefault(owner.key, owner.look())
         sys.settrace(self._enter)
         try:
-            return work()
+            result = work()
         finally:
             sys.settrace(before)
+        self._compare_all()
+        return result
+
+    def _compare_all(self) -> None:
+        """What no watched line explains is laid to the model's forward as a whole."""
+        forward = getattr(type(self._model).forward, "__code__", _UNKNOWN)
+        owners = [*self._of_module.values(), *self._classes.values(), *self._everywhere]
+        self._compare(owners, forward, forward.co_firstlineno, self._guard.held_since_last_time())
 
     def _enter(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         owners = self._owners(frame)
@@ -152,9 +164,10 @@ class Watch:
         module = self._of_module.get(id(frame.f_locals.get("self")))
         if module is None:
             return self._of_plain_function(frame)
+        children = self._children[module.key[1]]  # a module may write on those it contains
         if not is_yours(code, frame.f_globals):
-            return [module, *self._everywhere]
-        own = [module, self._classes[module.key[1]]]
+            return [module, *children, *self._everywhere]
+        own = [module, *children, self._classes[module.key[1]]]
         own.append(globals_owner(module.path, code, frame.f_globals, Kind.OUTSIDE))
         return [*own, *self._everywhere]
 
@@ -183,3 +196,4 @@ def _different(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> list[tuple[
 
 
 _NONE = object()
+_UNKNOWN = (lambda: None).__code__  # for modules whose forward is not written in Python
