@@ -32,6 +32,8 @@ def check_how_many(full_copies: int | None, shared_weights: int | None) -> str:
     """How many instances fit on the device, with weights of their own and with shared ones."""
     if full_copies is None or shared_weights is None:
         raise NotStarted("Write two numbers in place of None.")
+    if not all(isinstance(one, int) for one in (full_copies, shared_weights)):
+        raise NotYet("Write whole numbers, without quotation marks.")
     for name, count, once, each in (
         ("full copies", full_copies, 0, WEIGHTS + OWN_STATE),
         ("shared weights", shared_weights, WEIGHTS, OWN_STATE),
@@ -64,7 +66,7 @@ class PretendedModel:
         self._look(self.user and f"{self.user} and {user}")
         self.user = user
         time.sleep(pause)  # lets other threads run, in a forward pass as in a sleep
-        self._look(self.user != user and f"{self.user} and {user}")
+        self._look(self.user != user and f"{self.user or 'another user'} and {user}")
         self.user = ""
 
     def _look(self, two: str | bool) -> None:
