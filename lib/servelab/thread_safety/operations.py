@@ -8,6 +8,7 @@ differently, so operations are counted the same way only on the same minor versi
 from __future__ import annotations
 
 import dis
+import functools
 import linecache
 import sysconfig
 from collections.abc import Mapping
@@ -175,7 +176,9 @@ def rewritten_attributes(code: CodeType) -> dict[int, tuple[str, ...]]:
             line = one.positions.lineno
             found[line] = (*found.get(line, ()), str(one.argval))
         if one.opname not in ("CACHE", "EXTENDED_ARG"):
-            before = str(one.argval) if one.opname.startswith("LOAD_FAST") else ""
+            # Two variables are loaded at once from Python 3.13 on.
+            loaded = one.argval if isinstance(one.argval, tuple) else (one.argval,)
+            before = str(loaded[-1]) if "LOAD_FAST" in one.opname else ""
     return found
 
 
@@ -184,6 +187,7 @@ _LIBRARIES = tuple(
     for key, path in sysconfig.get_paths().items()
     if key in ("stdlib", "platstdlib", "purelib", "platlib")
 )
+_INSTALLED = {"site-packages", "dist-packages"}
 _OURS = str(Path(servelab.__file__).parent.resolve())
 _SPECIMENS = str(Path(__file__).parent.resolve() / "specimens")
 
@@ -200,7 +204,10 @@ def is_yours(code: CodeType, names: Mapping[str, Any]) -> bool:
     return is_file_of_yours(where)
 
 
+@functools.lru_cache(maxsize=4096)  # asked about each function that is entered
 def is_file_of_yours(where: str) -> bool:
     """Whether it is the reader's (or one of our specimens)."""
-    path = str(Path(where).resolve())
-    return path.startswith(_SPECIMENS) or not path.startswith((*_LIBRARIES, _OURS))
+    path = Path(where).resolve()
+    installed = not _INSTALLED.isdisjoint(path.parts)  # also for the user alone, or for all environments
+    library = installed or str(path).startswith((*_LIBRARIES, _OURS))
+    return str(path).startswith(_SPECIMENS) or not library

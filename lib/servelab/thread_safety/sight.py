@@ -1,7 +1,8 @@
 """Whether a fingerprint sees all of a value, so that two equal ones mean: nothing has changed in between.
 
-It does not see into arrays, iterators, slots, class attributes and what is large or deep. Follows
-fingerprint.py step by step; knows nothing about interleavings.
+Iterators, class attributes and what is large or deep it does not see into; of arrays, slots and whatever
+has fields that are not attributes it is not taken for granted. Follows fingerprint.py step by step; knows
+nothing about interleavings.
 """
 
 from __future__ import annotations

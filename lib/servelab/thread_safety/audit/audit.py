@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from servelab.thread_safety.audit.interference import Calls, call, interference
+from servelab.thread_safety.audit.interference import Calls, call, gpus_in_use, interference, seed
 from servelab.thread_safety.audit.report import AuditReport, Finding, Kind, judge
 from servelab.thread_safety.audit.shared_state import Look, inputs_owner, random_owner
 from servelab.thread_safety.audit.watching import Change, Guard, Watch
@@ -37,6 +38,7 @@ _CURES = {
     Kind.TRAINING: "call model.eval() once, before the threads begin",
     Kind.GRADIENTS: "enter torch.inference_mode() in each thread",
 }
+OTHER_SEED = 20_011  # nobody's: a model that seeds, too, leaves another state than this
 _WAITS = (
     "A call of this model waits for something that no module of it holds, such as a lock of a class or of a "
     "file, so two calls cannot be made to meet: make its locks in __init__ and keep them on self."
@@ -61,9 +63,13 @@ def audit(model: nn.Module, example: Any, other: Any = None) -> AuditReport:
     if not isinstance(model, nn.Module):
         raise TypeError(f"{type(model).__name__} is not an nn.Module: audit() looks into modules only.")
     inside, findings = _unwrapped(model)
+    example, other = _without_graph(example), _without_graph(other)
     with _global_generators_as_before():
         _try_out(inside, example)
-        other = _other(inside, example) if other is None else other
+        if other is None:
+            other = _other(inside, example)
+        else:
+            _try_out(inside, other)
         changes, drawn, keeps_graph = _watch(inside, example, other)
         edits_input = any(change.kind is Kind.INPUT for change in changes)
         # Whoever edits an input matters to those who were given the same one.
@@ -92,7 +98,7 @@ def _other(model: nn.Module, example: Any) -> Any:
     """The example turned round, or as it is where the model cannot compute that."""
     try:
         _try_out(model, turned := _turned_round(example))
-    except ValueError:
+    except Exception:  # there are tensors that cannot be turned round
         return example
     return turned
 
@@ -128,8 +134,11 @@ def _watched_calls(
     one, two = fresh_copy((example, other))
     everywhere = [inputs_owner(_tensors(given)) for given in (one, two)]
     watch = Watch(twin, [*everywhere, generators] if with_generators else everywhere, guard)
+    seed(OTHER_SEED)
     before = generators.look()
-    outputs = [watch.call(lambda given=given: call(twin, given)) for given in (one, two)]  # type: ignore[misc]
+    outputs = [watch.call(partial(call, twin, one))]
+    with suppress(Exception):  # that a second call fails after a first will be seen there, too
+        outputs.append(watch.call(partial(call, twin, two)))
     after = generators.look()
     drawn = {key: value for key, value in after.items() if value != before[key]}
     return watch.changes, drawn, any(tensor.grad_fn is not None for tensor in _tensors(outputs))
@@ -152,7 +161,7 @@ def _findings(model: nn.Module, changes: Sequence[Change]) -> list[Finding]:
 
 def _cure(model: nn.Module, change: Change) -> str:
     """eval() where the module is in training mode and is one that behaves otherwise there."""
-    owner = model.get_submodule(change.path)
+    owner = dict(model.named_modules()).get(change.path, model)
     of_mode = change.kind is Kind.RANDOM or (change.kind is Kind.BUFFER and _is_of_torch(owner))
     if of_mode and any(_minds_training(one) for one in (model.modules() if not change.path else [owner])):
         return _CURES[Kind.TRAINING]
@@ -199,6 +208,17 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     return list({id(tensor): tensor for tensor in found}.values())
 
 
+def _without_graph(example: Any) -> Any:
+    """Tensors that were computed cannot be copied with their graph; nobody asked for gradients here."""
+    if isinstance(example, torch.Tensor):
+        return example.detach() if example.grad_fn is not None else example
+    if type(example) is dict:
+        return {key: _without_graph(one) for key, one in example.items()}
+    if type(example) in (list, tuple):
+        return type(example)(_without_graph(one) for one in example)
+    return example
+
+
 def _turned_round(example: Any) -> Any:
     """Another input of the same shape: numbers in reverse along the last dimension, and smaller."""
     if isinstance(example, torch.Tensor):
@@ -214,10 +234,10 @@ def _turned_round(example: Any) -> Any:
 @contextmanager
 def _global_generators_as_before() -> Iterator[None]:
     """An audit draws nothing from the caller's lots."""
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    states = random.getstate(), np.random.get_state()
     try:
-        yield
+        with torch.random.fork_rng(devices=gpus_in_use()):
+            yield
     finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -14,6 +14,7 @@ from functools import partial
 from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +22,7 @@ from servelab.thread_safety.audit.report import Interference, Kind
 from servelab.thread_safety.audit.watching import Change
 from servelab.thread_safety.copying import fresh_copy
 from servelab.thread_safety.locks import ScheduledCondition, ScheduledLock, ScheduledRLock
-from servelab.thread_safety.operations import Operation, operations
+from servelab.thread_safety.operations import Operation, is_yours, operations
 from servelab.thread_safety.tracing import Tracer
 from servelab.thread_safety.turnstile import Ended, Turnstile, thread_here
 
@@ -40,6 +41,18 @@ class Calls:
         """Inputs that earlier calls have not touched; one object for both where it was one."""
         example, other = copy.deepcopy((self.example, self.other))
         return example, other
+
+
+def seed(number: int) -> None:
+    """torch's global generators; those of a GPU only where it is in use, or it would be told later."""
+    torch.default_generator.manual_seed(number)
+    if gpus_in_use():
+        torch.cuda.manual_seed_all(number)
+
+
+def gpus_in_use() -> list[int]:
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return list(range(torch.cuda.device_count())) if in_use else []
 
 
 def call(model: Callable[..., Any], example: Any) -> Any:
@@ -68,6 +81,7 @@ class _Runs:
         self._lines: dict[CodeType, set[int]] = {}
         for change in changes:
             self._lines.setdefault(change.code, set()).add(change.line)
+        self._names = {change.name for change in changes}
         self._state = [one for one in changes if one.kind in (Kind.ATTRIBUTE, Kind.BUFFER, Kind.PARAMETER)]
         weights_change = any(one.kind is Kind.PARAMETER for one in changes)
         self._weights = [] if weights_change else list(model.parameters())
@@ -77,7 +91,7 @@ class _Runs:
         self._alone = [Ended(value=call(self._seeded_copy(), one)) for one in calls.fresh()]
 
     def _seeded_copy(self) -> nn.Module:
-        torch.manual_seed(SEED)
+        seed(SEED)
         return fresh_copy(
             self._model,
             share=self._weights,
@@ -90,9 +104,14 @@ class _Runs:
         model, (example, other) = self._seeded_copy(), self._calls.fresh()
         if example is other:
             other = copy.deepcopy(other)  # alone means: with an input of its own
-        return [Ended(value=call(model, example)), Ended(value=call(model, other))]
+        try:
+            return [Ended(value=call(model, example)), Ended(value=call(model, other))]
+        except Exception as error:  # alone, both could compute theirs
+            return [Ended(error=error)]
 
     def equal_outputs(self, ended: Sequence[Ended]) -> bool:
+        if any(one.error is not None for one in ended):
+            return False
         return all(alike(one.value, alone.value) for one, alone in zip(ended, self._alone, strict=True))
 
     def places(self, first: str) -> list[int]:
@@ -102,9 +121,13 @@ class _Runs:
         count = len(done)
         if count <= MOST_PLACES:
             return list(range(1, count + 1))
-        lines = {line for some in self._lines.values() for line in some}
-        likely = [place for place in range(1, count + 1) if done[place - 1].line in lines]
+        likely = [place for place in range(1, count + 1) if self._is_likely(done[place - 1])]
         return likely[:: -(-len(likely) // MOST_PLACES)]
+
+    def _is_likely(self, operation: Operation) -> bool:
+        """Whether it is on a line that changes something, or touches what is changed."""
+        on_line = any(operation.line in lines for lines in self._lines.values())
+        return on_line or operation.text.rpartition(".")[2] in self._names
 
     def meeting(self, first: str, hold_after: int) -> str:
         """What came out differently when the second call was forced in there, in a sentence; or nothing."""
@@ -172,26 +195,29 @@ class _Runs:
             return call(model, example)
 
     def _points_of(self, code: CodeType, names: Mapping[str, Any]) -> dict[int, Operation]:
-        """From the first line that changes something to the end of that function, its return included."""
-        lines = self._lines.get(code)
-        if not lines:
+        """All of the reader's functions that change something, for they may have read it long before.
+
+        Of a library's, which are long, from the first line that changes something. Returns are included.
+        """
+        if code not in self._lines:
             return {}
         if code not in self._points:
+            begin = 0 if is_yours(code, names) else min(self._lines[code])
             known = operations(code, names, with_return=True).items()
-            self._points[code] = {at: one for at, one in known if one.line >= min(lines)}
+            self._points[code] = {at: one for at, one in known if one.line >= begin}
         return self._points[code]
 
 
 def _remembered(model: nn.Module, change: Change) -> Any:
-    return getattr(model.get_submodule(change.path), change.name, None)
+    return getattr(dict(model.named_modules()).get(change.path), change.name, None)
 
 
 def alike(one: Any, other: Any) -> bool:
     """Equal, tensors within what the order of floating-point sums may change; what it cannot compare, too."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.shape == other.shape and bool(
-            torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
-        )
+        return (one.shape, one.dtype) == (other.shape, other.dtype) and _near(one, other)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return (one.shape, one.dtype) == (other.shape, other.dtype) and one.tobytes() == other.tobytes()
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
@@ -201,8 +227,24 @@ def alike(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return one == other or (one != one and other != other)
     if dataclasses.is_dataclass(one) and type(one) is type(other):
-        return alike(vars(one), vars(other))
+        names = [field.name for field in dataclasses.fields(one)]
+        return all(alike(getattr(one, name, None), getattr(other, name, None)) for name in names)
     return type(one) is type(other)
+
+
+def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.is_meta or one.is_nested:  # no numbers, or not in a form that can be compared
+        return True
+    one, other = (_plain(tensor) for tensor in (one, other))
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """As dense numbers that can be compared."""
+    tensor = tensor.detach()
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor
+    tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 
 def _shown(value: Any) -> str:

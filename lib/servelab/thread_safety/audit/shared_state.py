@@ -6,10 +6,12 @@ nothing about when to look.
 
 from __future__ import annotations
 
+import inspect
 import random
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ Look = dict[tuple[Kind, str], Any]
 
 # Attributes that every module has: looked at in another way, or not shared state.
 _OF_TORCH = frozenset(nn.Module().__dict__) - {"training"}
+_NOT_STATE = (threading.Semaphore, torch._C.ScriptMethod)  # a lock, and what a ScriptModule finds once
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -44,7 +47,7 @@ def module_owner(path: str, module: nn.Module) -> Owner:
         found: Look = {
             (Kind.ATTRIBUTE, name): fingerprint(value)
             for name, value in module.__dict__.items()
-            if name not in _OF_TORCH and not is_lock(value)
+            if name not in _OF_TORCH and not is_lock(value) and not isinstance(value, _NOT_STATE)
         }
         found |= {(Kind.BUFFER, name): fingerprint(value) for name, value in module._buffers.items()}
         found |= {(Kind.PARAMETER, name): _weight(value) for name, value in module._parameters.items()}
@@ -55,7 +58,27 @@ def module_owner(path: str, module: nn.Module) -> Owner:
 
 def _weight(parameter: torch.Tensor | None) -> Any:
     """Weights are large and read at every line: their version counter has to do."""
-    return None if parameter is None or parameter.is_inference() else (id(parameter), parameter._version)
+    if parameter is None or nn.parameter.is_lazy(parameter) or parameter.is_inference():
+        return type(parameter)
+    return id(parameter), parameter._version
+
+
+def weights_owner(path: str, module: nn.Module) -> Owner:
+    """What the weights hold, for `weight.data` can be edited without counting a version. Takes time."""
+
+    def look() -> Look:
+        plain = {
+            name: value
+            for name, value in module._parameters.items()
+            if value is not None and not nn.parameter.is_lazy(value)
+        }
+        return {(Kind.PARAMETER, name): _numbers(value) for name, value in plain.items()}
+
+    return Owner(path, ("weights", id(module)), look)
+
+
+def _numbers(weight: torch.Tensor) -> Any:
+    return fingerprint(weight.detach())[2:]
 
 
 def class_owner(path: str, module: nn.Module) -> Owner:
@@ -81,6 +104,16 @@ def hooks(module: nn.Module) -> list[Callable[..., Any]]:
     return [hook for name in _HOOKS for hook in getattr(module, name).values()]
 
 
+def functions_with_variables(module: nn.Module) -> Iterator[FunctionType]:
+    """Methods of the module's own classes that have variables around them, or arguments made only once."""
+    for kind in type(module).__mro__:
+        if kind.__module__.partition(".")[0] not in _LIBRARIES:
+            for one in vars(kind).values():
+                plain = inspect.unwrap(one) if isinstance(one, FunctionType) else one
+                if isinstance(plain, FunctionType) and (plain.__closure__ or plain.__defaults__):
+                    yield plain
+
+
 def function_owner(path: str, function: Callable[..., Any], kind: Kind) -> Owner:
     """What a function may change outside itself: variables of its closure, the object it belongs to."""
     plain = getattr(function, "__func__", function)
@@ -95,6 +128,7 @@ def function_owner(path: str, function: Callable[..., Any], kind: Kind) -> Owner
         if isinstance(plain, FunctionType):
             cells = zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True)
             found |= {(kind, name): _inside(cell) for name, cell in cells}
+            found[kind, f"defaults of {plain.__name__}"] = fingerprint(plain.__defaults__)
         return found
 
     return Owner(path, ("function", id(plain)), look)
@@ -108,13 +142,13 @@ def _inside(cell: Any) -> Any:
 
 
 def globals_owner(path: str, code: CodeType, names: Mapping[str, Any], kind: Kind) -> Owner:
-    """Global variables that a function names, unless they are functions, classes or modules."""
+    """Global variables that a function names, unless they are classes or modules."""
 
     def look() -> Look:
         return {
             (kind, name): fingerprint(names[name])
             for name in code.co_names
-            if name in names and not callable(names[name]) and not hasattr(names[name], "__loader__")
+            if name in names and not isinstance(names[name], type | ModuleType)
         }
 
     return Owner(path, ("globals", id(code)), look)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,20 @@ def _called(name: str) -> Any:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = getattr(_calling(module, lambda: importlib.import_module(module)), attribute)
     except ModuleNotFoundError as error:
         raise CannotAudit(f"{error}: is {module}.py in this folder, or {module} installed?") from error
     except AttributeError as error:
         raise CannotAudit(f"{module} has no {attribute}: check the name after the colon.") from error
     is_factory = callable(found) and not isinstance(found, nn.Module)
-    return found() if is_factory else found
+    return _calling(name, found) if is_factory else found
+
+
+def _calling(name: str, work: Callable[[], Any]) -> Any:
+    """What goes wrong in the user's own code is said, too: a traceback's exit status would mean `unsafe`."""
+    try:
+        return work()
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        raise CannotAudit(f"{name} raised {type(error).__name__}: {error}") from error

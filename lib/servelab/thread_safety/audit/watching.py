@@ -6,8 +6,10 @@ or hook owns. Runs on one thread; knows nothing about verdicts.
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +24,13 @@ from servelab.thread_safety.audit.shared_state import (
     Owner,
     class_owner,
     function_owner,
+    functions_with_variables,
     globals_owner,
     hooks,
     module_owner,
+    weights_owner,
 )
+from servelab.thread_safety.fingerprint import is_replaced_by_equal
 from servelab.thread_safety.locks import ScheduledLock, ScheduledRLock
 from servelab.thread_safety.operations import is_yours, rewritten_attributes
 
@@ -68,6 +73,16 @@ class Guard:
     def __init__(self) -> None:
         self._locks: list[ScheduledLock] = []
         self._releases = 0
+        self._semaphores: list[threading.Semaphore] = []
+
+    def know(self, model: nn.Module) -> None:
+        """Semaphores that let one in are locks, too."""
+        self._semaphores = [
+            value
+            for module in model.modules()
+            for value in vars(module).values()
+            if isinstance(value, threading.Semaphore) and value._value == 1
+        ]
 
     def new_lock(self) -> ScheduledLock:
         self._locks.append(ScheduledLock())
@@ -82,7 +97,8 @@ class Guard:
         """Whether a lock is held, or was until just now: `with lock: …` on one line is over at its end."""
         releases = sum(lock.releases for lock in self._locks)
         since, self._releases = releases - self._releases, releases
-        return since > 0 or any(lock.locked() for lock in self._locks)
+        held = any(lock.locked() for lock in self._locks) or any(one._value == 0 for one in self._semaphores)
+        return since > 0 or held
 
 
 class Watch:
@@ -95,20 +111,25 @@ class Watch:
         self._everywhere = everywhere
         self._of_module = {id(one): module_owner(path, one) for path, one in model.named_modules()}
         self._children = {
-            id(one): [self._of_module[id(child)] for child in one.children()] for one in model.modules()
+            id(one): [self._of_module[id(child)] for child in one.children()]
+            for one in model.modules()
+            if not isinstance(one, nn.Sequential)  # many children, and it writes on none
         }
+        self._weights = [weights_owner(path, one) for path, one in model.named_modules()]
         self._classes = {id(one): class_owner(path, one) for path, one in model.named_modules()}
         self._of_hook = {
-            getattr(getattr(hook, "__func__", hook), "__code__", None): (path, hook)
-            for path, one in model.named_modules()
-            for hook in hooks(one)
+            code_of(hook): (path, hook) for path, one in model.named_modules() for hook in hooks(one)
         }
+        self._of_method = {
+            one.__code__: one for module in model.modules() for one in functions_with_variables(module)
+        }
+        guard.know(model)
         self._seen: dict[tuple[str, int], Look] = {}
 
     def call(self, work: Callable[[], Any]) -> Any:
         """Do the work, watched. What watched the thread before (a debugger, coverage) is put back."""
         before = sys.gettrace()
-        for owner in (*self._of_module.values(), *self._classes.values(), *self._everywhere):
+        for owner in self._all():
             self._seen.setdefault(owner.key, owner.look())
         sys.settrace(self._enter)
         try:
@@ -118,11 +139,13 @@ class Watch:
         self._compare_all()
         return result
 
+    def _all(self) -> list[Owner]:
+        return [*self._of_module.values(), *self._classes.values(), *self._everywhere, *self._weights]
+
     def _compare_all(self) -> None:
         """What no watched line explains is laid to the model's forward as a whole."""
-        forward = getattr(type(self._model).forward, "__code__", _UNKNOWN)
-        owners = [*self._of_module.values(), *self._classes.values(), *self._everywhere]
-        self._compare(owners, forward, forward.co_firstlineno, self._guard.held_since_last_time())
+        forward = code_of(inspect.getattr_static(self._model, "forward", None)) or _UNKNOWN
+        self._compare(self._all(), forward, forward.co_firstlineno, self._guard.held_since_last_time())
 
     def _enter(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         owners = self._owners(frame)
@@ -156,19 +179,25 @@ class Watch:
             return []
         if code in self._of_hook:
             path, hook = self._of_hook[code]
+            given = [
+                self._of_module[id(one)] for one in frame.f_locals.values() if id(one) in self._of_module
+            ]
             own = [
                 function_owner(path, hook, Kind.HOOK),
                 globals_owner(path, code, frame.f_globals, Kind.HOOK),
             ]
-            return [*own, *self._everywhere]
-        module = self._of_module.get(id(frame.f_locals.get("self")))
+            return [*own, *given, *self._everywhere]
+        first = code.co_varnames[0] if code.co_argcount else "self"
+        module = self._of_module.get(id(frame.f_locals.get(first)))
         if module is None:
             return self._of_plain_function(frame)
-        children = self._children[module.key[1]]  # a module may write on those it contains
+        children = self._children.get(module.key[1], [])  # a module may write on those it contains
         if not is_yours(code, frame.f_globals):
             return [module, *children, *self._everywhere]
         own = [module, *children, self._classes[module.key[1]]]
         own.append(globals_owner(module.path, code, frame.f_globals, Kind.OUTSIDE))
+        if code in self._of_method:
+            own.append(function_owner(module.path, self._of_method[code], Kind.OUTSIDE))
         return [*own, *self._everywhere]
 
     def _of_plain_function(self, frame: FrameType) -> list[Owner]:
@@ -182,13 +211,23 @@ class Watch:
             now, before = owner.look(), self._seen[owner.key]
             if now != before:
                 for kind, name in _different(before, now):
-                    self._note(kind, owner.path, name, code, line, guarded)
+                    same = is_replaced_by_equal(before.get((kind, name)), now.get((kind, name)))
+                    what = Kind.REWRITTEN if same and kind is Kind.ATTRIBUTE else kind
+                    self._note(what, owner.path, name, code, line, guarded)
                 self._seen[owner.key] = now
 
     def _note(self, kind: Kind, path: str, name: str, code: CodeType, line: int, guarded: bool) -> None:
         change = Change(kind, path, name, code, line, guarded)
         if change not in self.changes:
             self.changes.append(change)
+
+
+def code_of(function: Any) -> CodeType | None:
+    """Of a function, a method, or an object that can be called; None where it is not written in Python."""
+    plain = getattr(function, "__func__", function)
+    plain = plain if hasattr(plain, "__code__") else vars(type(plain)).get("__call__")
+    code = getattr(plain, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def _different(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> list[tuple[Kind, str]]:

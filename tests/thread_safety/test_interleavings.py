@@ -1,0 +1,728 @@
+"""All interleavings are found, each can be run again, and nothing hangs."""
+
+import dataclasses
+import itertools
+import os
+import queue
+import subprocess
+import sys
+import threading
+from array import array
+from collections.abc import Callable
+from functools import reduce
+from itertools import pairwise
+from operator import getitem
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from thread_safety.programs import (
+    REGISTERS,
+    Command,
+    Outcome,
+    Program,
+    Registers,
+    compiled,
+    outcomes,
+    programs,
+)
+
+from servelab.thread_safety import (
+    CriticalSection,
+    Ending,
+    Exploration,
+    explore,
+    interleavings,
+    replay,
+    turnstile,
+)
+from servelab.thread_safety.interleavings import PYTHON, schedule_string
+from servelab.thread_safety.turnstile import Stuck, turnstile_here
+
+
+class Tally:
+    def __init__(self) -> None:
+        self.value = 0
+        self.lock, self.other = threading.Lock(), threading.Lock()
+
+
+def add(tally: Tally) -> None:
+    tally.value += 1
+
+
+def add_under_lock(tally: Tally) -> None:
+    with tally.lock:
+        tally.value += 1
+
+
+def one_then_other(tally: Tally) -> None:
+    with tally.lock, tally.other:
+        tally.value += 1
+
+
+def other_then_one(tally: Tally) -> None:
+    with tally.other, tally.lock:
+        tally.value += 1
+
+
+def nothing_to_check(shared: Any, results: list[Any]) -> None:
+    """Only errors and deadlocks count."""
+
+
+def counting(task: Callable[[Any], None], threads: int = 2) -> CriticalSection:
+    def check(tally: Tally, _: list[Any]) -> None:
+        assert tally.value == threads, f"{tally.value} instead of {threads}"
+
+    return CriticalSection(Tally, [task] * threads, check, watch=lambda tally: tally.value)
+
+
+def all_of(section: CriticalSection, **options: Any) -> Exploration:
+    return explore(section, progress=False, **options)
+
+
+def runs_of(section: CriticalSection, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Any]:
+    """Each run of an exploration with the choices made in it."""
+    seen, original = [], interleavings._run
+
+    def run(*arguments: Any, **settings: Any) -> Any:
+        seen.append(original(*arguments, **settings))
+        return seen[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(interleavings, "_run", run)
+        all_of(section, **options)
+    return seen
+
+
+# The smallest race.
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_the_lost_update_is_found(merge: bool) -> None:
+    found = all_of(counting(add), merge=merge)
+    assert (found.interleavings, found.breaking, found.complete, found.safe) == (20, 18, True, False)
+    assert found.simplest.ending is Ending.BROKEN
+    assert found.simplest.why == "1 instead of 2"
+    assert found.simplest.schedule == f"{PYTHON}:A1 B3 A2"
+    assert found.runs == (20 if not merge else found.runs) <= 20
+    assert str(found).startswith("20 interleavings, all there are")
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_its_twin_with_a_lock_survives_all(merge: bool) -> None:
+    found = all_of(counting(add_under_lock), merge=merge)
+    assert (found.interleavings, found.breaking, found.complete, found.safe) == (50, 0, True, True)
+    with pytest.raises(LookupError, match="No interleaving broke"):
+        _ = found.simplest
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_three_threads(merge: bool) -> None:
+    found = all_of(counting(add, 3), merge=merge)
+    assert (found.interleavings, found.complete) == (1_680, True)
+    assert found.breaking == 1_680 - 6  # only whole turns, in any order, are right
+
+
+def test_a_replay_is_the_same_every_time_and_shows_what_happens() -> None:
+    section = counting(add)
+    schedule = all_of(section).simplest.schedule
+    run = replay(section, schedule)
+    assert run == replay(section, schedule)
+    assert (run.ending, run.why, run.before) == (Ending.BROKEN, "1 instead of 2", "0")
+    assert [action.thread for action in run.actions] == ["A", "B", "B", "B", "A", "A"]
+    assert [action.seen for action in run.actions] == ["0", "0", "0", "1", "1", "1"]
+    assert [action.operation.verb for action in run.actions] == [
+        "read",
+        "read",
+        "compute",
+        "write",
+        "compute",
+        "write",
+    ]
+    assert str(run).splitlines()[0] == schedule
+    assert str(run).endswith("the assertion broke: 1 instead of 2")
+
+
+def test_every_order_can_be_replayed_and_ends_as_it_was_found() -> None:
+    section = counting(add)
+    broken = {one.schedule: one.why for one in all_of(section, merge=False).broken}
+    every = {schedule_string(order) for order in itertools.permutations("AAABBB")}
+    assert len(every) == 20
+    for schedule in every:
+        assert replay(section, schedule).why == broken.get(schedule, "")
+
+
+ELSEWHERE = """
+import sys
+sys.path[:0] = {paths!r}
+from servelab.thread_safety import explore
+from thread_safety.test_interleavings import add, add_under_lock, counting
+for task in (add, add_under_lock):
+    found = explore(counting(task), progress=False, merge=False)
+    print(found, *(one.schedule for one in found.broken), sep="|")
+"""
+
+
+def in_another_process(hash_seed: str) -> str:
+    code = ELSEWHERE.format(paths=[str(Path(__file__).parent.parent)])
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_schedules_are_the_same_in_another_process() -> None:
+    found = [all_of(counting(task), merge=False) for task in (add, add_under_lock)]
+    here = "".join("|".join([str(one), *(each.schedule for each in one.broken)]) + "\n" for one in found)
+    assert in_another_process("1") == here
+
+
+def test_schedules_are_the_same_for_code_that_was_read_again() -> None:
+    source = "def add(tally):\n    tally.value += 1\n"
+    found = []
+    for number in range(2):
+        names: dict[str, Any] = {}
+        exec(compile(source, f"<cell {number}>", "exec"), names)
+        found.append(all_of(counting(names["add"])))
+    assert found[0] == found[1] == all_of(counting(add))
+
+
+# Against brute force.
+
+
+def seen_by_exploring(
+    some: tuple[Program, ...], wrong: set[Outcome] | frozenset[Outcome] = frozenset(), **options: Any
+) -> tuple[set[Outcome], CriticalSection, Exploration]:
+    """The outcomes met, where those in `wrong` break the assertion."""
+    seen: set[Outcome] = set()
+
+    def check(registers: Registers, results: list[Any]) -> None:
+        outcome = (tuple(getattr(registers, name) for name in REGISTERS), tuple(results))
+        seen.add(outcome)
+        assert outcome not in wrong, str(outcome)
+
+    section = CriticalSection(Registers, [compiled(one) for one in some], check)
+    return seen, section, all_of(section, **options)
+
+
+def serial_outcomes(some: tuple[Program, ...]) -> set[Outcome]:
+    """What can come of it when each thread does all its work at once."""
+    found: set[Outcome] = set()
+    for order in itertools.permutations(range(len(some))):
+        registers, tasks = Registers(), [compiled(one) for one in some]
+        results = {thread: tasks[thread](registers) for thread in order}
+        state = tuple(getattr(registers, name) for name in REGISTERS)
+        found.add((state, tuple(results[thread] for thread in range(len(some)))))
+    return found
+
+
+def agree_with_brute_force(some: tuple[Program, ...]) -> None:
+    possible = outcomes(some)
+    wrong = possible - serial_outcomes(some)
+    seen, section, found = seen_by_exploring(some, wrong, most=150)
+    assert seen == possible if found.complete else seen <= possible
+    assert found.safe == (not wrong) or not found.complete
+    for one in found.broken[:3]:
+        assert replay(section, one.schedule).why == one.why
+
+
+@settings(max_examples=20)
+@given(st.tuples(programs(2), programs(2)))
+def test_two_threads_come_to_what_brute_force_says(some: tuple[Program, ...]) -> None:
+    agree_with_brute_force(some)
+
+
+@settings(max_examples=6)
+@given(st.tuples(programs(1), programs(1), programs(1)))
+def test_three_threads_come_to_what_brute_force_says(some: tuple[Program, ...]) -> None:
+    agree_with_brute_force(some)
+
+
+@settings(max_examples=20)
+@given(st.tuples(programs(2), programs(1)))
+def test_those_that_come_to_the_same_are_counted_all(some: tuple[Program, ...]) -> None:
+    wrong = outcomes(some) - serial_outcomes(some)
+    _, _, merged = seen_by_exploring(some, wrong)
+    _, _, single = seen_by_exploring(some, wrong, merge=False)
+    assert merged.complete
+    assert single.complete
+    assert (merged.interleavings, merged.breaking) == (single.interleavings, single.breaking)
+    assert merged.runs <= single.runs == single.interleavings
+    assert {one.why for one in merged.broken} == {one.why for one in single.broken}
+
+
+def test_the_brute_force_itself_on_programs_whose_outcomes_are_known() -> None:
+    count, count_under_lock = (Command("increment", "a"),), (Command("increment", "a", locked=True),)
+    nothing_read = ((0, 0), (0, 0))
+    assert outcomes((count, count)) == {((1, 0), nothing_read), ((2, 0), nothing_read)}
+    assert outcomes((count_under_lock, count_under_lock)) == {((2, 0), nothing_read)}
+    assert outcomes((count_under_lock, count)) == {((1, 0), nothing_read), ((2, 0), nothing_read)}
+
+
+# What cannot be looked into is not taken to be the same.
+
+
+@dataclasses.dataclass(slots=True)
+class Slots:
+    n: int = 0
+    other: int = 0
+    met: bool = False
+
+
+class Holder:
+    """An object with these attributes."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.__dict__.update(attributes)
+
+
+class Entries(Holder):
+    """It also has one that belongs to all."""
+
+    common: ClassVar[list[int]] = []
+
+
+def cross_with_three_switches_one(shared: Slots) -> None:
+    shared.n = 1
+    if shared.other == 1 and shared.other == 2:
+        shared.met = True
+
+
+def cross_with_three_switches_other(shared: Slots) -> None:
+    shared.other = 1
+    if shared.n == 1:
+        shared.other = 2
+
+
+def draw_number(shared: Entries) -> None:
+    number = next(shared.numbers)
+    shared.last = number
+
+
+def append_common(shared: Entries) -> int:
+    common = shared.common
+    common.append(1)
+    return len(common)
+
+
+def append_by_name(shared: Entries) -> int:
+    common = Entries.common
+    common.append(1)
+    return len(common)
+
+
+def add_first(numbers: Any) -> None:
+    numbers[0] += 1
+
+
+def add_last(numbers: Any) -> None:
+    numbers[-1] += 1
+
+
+def add_deep_inside(nest: Any) -> None:
+    reduce(getitem, [0] * 4, nest)[0] += 1
+
+
+def add_to_function(_: Any) -> None:
+    add_first.calls += 1  # type: ignore[attr-defined]
+
+
+def with_default(shared: Tally, kept: list[int] = []) -> None:  # noqa: B006
+    kept.append(len(kept))
+    shared.value = kept[-1]
+
+
+def set_globals(**values: Any) -> Callable[[], None]:
+    def build() -> None:
+        add_first.__dict__.update(values)
+
+    return build
+
+
+def emptied_class() -> Entries:
+    Entries.common.clear()
+    return Entries()
+
+
+UNSEEN: dict[str, tuple[Callable[[], Any], list[Callable[[Any], Any]]]] = {
+    "slots": (Slots, [cross_with_three_switches_one, cross_with_three_switches_other]),
+    "iterator": (lambda: Entries(numbers=iter([0, 1]), last=None), [draw_number] * 2),
+    "array": (lambda: array("i", [0]), [add_first] * 2),
+    "bytes": (lambda: bytearray(1), [add_first] * 2),
+    "numpy": (lambda: numpy.zeros(1), [add_first] * 2),
+    "large": (lambda: [0] * 500, [add_last] * 2),
+    "deep": (lambda: [[[[[0]]]]], [add_deep_inside] * 2),
+    "class": (emptied_class, [append_common] * 2),
+    "class by name": (emptied_class, [append_by_name, append_by_name]),
+    "function": (set_globals(calls=0), [add_to_function] * 2),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_changes_that_cannot_be_seen_are_not_merged_away(name: str) -> None:
+    build, tasks = UNSEEN[name]
+
+    def told(shared: Any) -> str:
+        return str(dataclasses.astuple(shared) if isinstance(shared, Slots) else getattr(shared, "last", ""))
+
+    def outcomes_of(merge: bool) -> tuple[set[Any], Exploration]:
+        seen = set()
+
+        def check(shared: Any, results: list[Any]) -> None:
+            numbers = shared[-1] if isinstance(shared, list | array | bytearray | numpy.ndarray) else ""
+            calls = add_first.__dict__.get("calls")
+            seen.add(f"{results} {told(shared)} {numbers} {calls}")
+            assert len(seen) == 1, "not the same as in the first run"
+
+        return seen, all_of(CriticalSection(build, tasks, check), merge=merge)
+
+    (ours, merged), (theirs, single) = outcomes_of(True), outcomes_of(False)
+    assert ours == theirs
+    assert (merged.interleavings, merged.breaking) == (single.interleavings, single.breaking)
+    assert merged.complete
+
+
+def test_a_mutable_default_is_shared_too() -> None:
+    found = all_of(
+        CriticalSection(Tally, [with_default] * 2, lambda *_: with_default.__defaults__[0].clear())
+    )
+    assert found.runs == found.interleavings
+
+
+def test_what_can_be_seen_is_merged() -> None:
+    for build in (Tally, lambda: Holder(value=0, items=[1, 2], inner=Tally(), nothing=None)):
+        found = all_of(CriticalSection(build, [add, add], nothing_to_check))
+        assert found.runs < found.interleavings == 20
+
+
+# The order in which they are run.
+
+
+def forced_switches(choices: list[Any]) -> int:
+    return sum(one.current is not None and one.taken != one.current for one in choices)
+
+
+@pytest.mark.parametrize("task", [add, add_under_lock])
+@pytest.mark.parametrize("merge", [True, False])
+def test_the_fewest_forced_switches_come_first_and_no_interleaving_twice(
+    task: Callable[[Any], None], merge: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = runs_of(counting(task), monkeypatch, merge=merge)
+    switches = [forced_switches(choices) for _, choices, _ in runs]
+    assert switches == sorted(switches)
+    schedules = [run.schedule for run, _, _ in runs]
+    assert len(set(schedules)) == len(schedules)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 9])
+def test_a_limit_of_switches(limit: int) -> None:
+    forced = [
+        sum(
+            one != other and one in order[place:]
+            for place, (one, other) in enumerate(pairwise(order), start=1)
+        )
+        for order in set(itertools.permutations("AAABBB"))
+    ]
+    found = all_of(counting(add), switches=limit)
+    assert found.runs == found.interleavings == sum(one <= limit for one in forced)
+    assert found.complete
+    assert f"all with at most {limit} forced switch" in str(found)
+    assert found.safe == (limit == 0)
+
+
+def test_a_limit_of_runs_is_said() -> None:
+    found = all_of(counting(add), most=5, merge=False)
+    assert (found.runs, found.complete) == (5, False)
+    assert "5 interleavings, not all there are" in str(found)
+    assert not all_of(counting(add), most=5).complete
+    assert all_of(counting(add), most=20, merge=False).complete
+
+
+def test_code_first_reached_in_a_late_interleaving_is_stopped_in_at_once() -> None:
+    entered = threading.Event()
+
+    def rare(tally: Tally) -> None:
+        entered.set()
+        tally.value += 10
+
+    def mark(tally: Tally) -> None:
+        tally.value += 1
+
+    def look(tally: Tally) -> None:
+        first = tally.value
+        if tally.value != first:  # only when the other one came in between
+            rare(tally)
+
+    seen = set()
+    section = CriticalSection(Tally, [look, mark, mark], lambda tally, _: seen.add(tally.value))
+    found = all_of(section)
+    assert entered.is_set()
+    assert found.complete
+    assert seen == {1, 2, 11, 12}  # 11: a mark was lost inside `rare`; 1 and 2: `rare` was lost, or never run
+
+
+# Locks and what is built of them.
+
+
+def test_a_deadlock_by_the_order_of_locks_is_found_and_run_again() -> None:
+    section = CriticalSection(Tally, [one_then_other, other_then_one], nothing_to_check)
+    found = all_of(section)
+    assert found.complete
+    assert {one.ending for one in found.broken} == {Ending.DEADLOCK}
+    assert found.simplest.why == "A and B cannot go on."
+    run = replay(section, found.simplest.schedule)
+    assert run == replay(section, found.simplest.schedule)
+    assert str(run).endswith("the threads wait for each other: A and B cannot go on.")
+    assert all_of(CriticalSection(Tally, [one_then_other] * 2, nothing_to_check)).safe
+
+
+class Kit:
+    """One of each."""
+
+    def __init__(self) -> None:
+        self.queue: queue.Queue[int] = queue.Queue(1)
+        self.places = threading.Semaphore(1)
+        self.ready = threading.Event()
+        self.changed = threading.Condition()
+        self.both = threading.Barrier(2)
+        self.again = threading.RLock()
+        self.items: list[int] = []
+        self.value = 0
+
+
+def put_two(kit: Kit) -> None:
+    kit.queue.put(1)
+    kit.queue.put(2)
+
+
+def get_two(kit: Kit) -> tuple[int, int]:
+    return kit.queue.get(), kit.queue.get()
+
+
+def add_in_place(kit: Kit) -> None:
+    with kit.places:
+        kit.value += 1
+
+
+def add_twice_under_rlock(kit: Kit) -> None:
+    with kit.again, kit.again:
+        kit.value += 1
+
+
+def announce(kit: Kit) -> None:
+    kit.value += 1
+    kit.ready.set()
+
+
+def await_announcement(kit: Kit) -> None:
+    kit.ready.wait()
+    kit.value += 1
+
+
+def give(kit: Kit) -> None:
+    with kit.changed:
+        kit.items.append(7)
+        kit.changed.notify()
+
+
+def take(kit: Kit) -> int:
+    with kit.changed:
+        while not kit.items:
+            kit.changed.wait()
+        return kit.items.pop()
+
+
+def meet(kit: Kit) -> None:
+    kit.both.wait()
+
+
+WORKING: dict[str, tuple[list[Callable[[Any], Any]], Callable[[Kit, list[Any]], bool]]] = {
+    "queue": ([put_two, get_two], lambda kit, results: results[1] == (1, 2)),
+    "semaphore": ([add_in_place] * 2, lambda kit, _: kit.value == 2),
+    "rlock": ([add_twice_under_rlock] * 2, lambda kit, _: kit.value == 2),
+    "event": ([await_announcement, announce], lambda kit, _: kit.value == 2),
+    "condition": ([take, give], lambda kit, results: results[0] == 7),
+    "barrier": ([meet, meet], lambda kit, _: not kit.both.broken),
+}
+
+
+@pytest.mark.parametrize("name", WORKING)
+def test_what_the_standard_library_builds_of_locks_works(name: str) -> None:
+    tasks, right = WORKING[name]
+
+    def check(kit: Kit, results: list[Any]) -> None:
+        assert right(kit, results)
+
+    found = all_of(CriticalSection(Kit, tasks, check))
+    assert found.complete
+    assert found.safe, str(found)
+    assert found.interleavings > 1
+
+
+def test_waiting_for_what_never_comes_is_a_deadlock() -> None:
+    for task in (take, await_announcement, lambda kit: kit.queue.get()):
+        found = all_of(CriticalSection(Kit, [task, task], nothing_to_check))
+        assert found.simplest.ending is Ending.DEADLOCK
+        assert found.breaking == found.interleavings
+
+
+def test_a_timed_wait_gives_up_only_when_nobody_else_can_go_on() -> None:
+    def patient(kit: Kit) -> bool:
+        return kit.ready.wait(timeout=1e-9)
+
+    def busy(kit: Kit) -> None:
+        kit.value += 1
+
+    def answers(*tasks: Callable[[Any], Any]) -> set[Any]:
+        seen = set()
+        section = CriticalSection(Kit, tasks, lambda _, results: seen.add(results[0]))
+        assert all_of(section).safe
+        return seen
+
+    assert answers(patient, announce) == {True}
+    assert answers(patient, busy) == {False}
+
+
+module_lock = threading.Lock()
+
+
+def test_a_lock_that_the_scheduler_cannot_know_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turnstile.Turnstile.__init__, "__defaults__", (0.05,))
+
+    def task(tally: Tally) -> None:
+        with module_lock:
+            tally.value += 1
+
+    with pytest.raises(Stuck, match="make the locks in `build`, as attributes of what it returns"):
+        all_of(counting(task))
+    for thread in threading.enumerate():
+        if thread.daemon and "_live" in thread.name:
+            thread.join(10)
+    if module_lock.locked():
+        module_lock.release()
+
+
+# Tasks that go wrong.
+
+
+def test_a_task_that_raises_breaks_and_is_named() -> None:
+    def divide(tally: Tally) -> float:
+        return 1 / tally.value
+
+    found = all_of(CriticalSection(Tally, [add, divide], nothing_to_check))
+    assert {one.ending for one in found.broken} == {Ending.RAISED}
+    assert {one.why for one in found.broken} == {"B: ZeroDivisionError: division by zero"}
+    assert 0 < found.breaking < found.interleavings
+    assert replay(counting_zero(divide), found.simplest.schedule).ending is Ending.RAISED
+
+
+def counting_zero(divide: Callable[[Any], float]) -> CriticalSection:
+    return CriticalSection(Tally, [add, divide], nothing_to_check)
+
+
+@pytest.mark.parametrize("leave", [lambda: sys.exit(2), lambda: pytest.fail("wrong")])
+def test_a_task_that_wants_to_leave_does_not_hold_the_others_up(leave: Callable[[], Any]) -> None:
+    def task(tally: Tally) -> None:
+        if tally.value:
+            leave()
+        tally.value = 1
+
+    found = all_of(CriticalSection(Tally, [task, task], nothing_to_check))
+    assert found.simplest.ending is Ending.RAISED
+
+
+def test_a_task_that_never_ends_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turnstile, "MOST_STEPS", 100)
+
+    def task(tally: Tally) -> None:
+        while True:
+            tally.value += 1
+
+    with pytest.raises(Stuck, match="still running after 100 steps: give it less to do"):
+        all_of(counting(task))
+
+
+def test_an_error_in_build_or_check_is_the_callers() -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        all_of(CriticalSection(fail, [add, add], nothing_to_check))
+    with pytest.raises(KeyError, match="mine"):
+        all_of(CriticalSection(Tally, [add, add], fail))
+    assert all_of(counting(add)).interleavings == 20
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_two_or_three_tasks(count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} tasks: give two or three"):
+        CriticalSection(Tally, [add] * count, nothing_to_check)
+
+
+def test_tasks_that_touch_nothing_shared_have_one_interleaving() -> None:
+    found = all_of(CriticalSection(Tally, [lambda tally: 1, lambda tally: 2], nothing_to_check))
+    assert (found.interleavings, found.runs, found.complete) == (1, 1, True)
+
+
+# Schedules that do not fit.
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ("", "is not a schedule; one looks like"),
+        ("A1 B3 A2", "is not a schedule"),
+        (f"{PYTHON}:", "is not a schedule"),
+        (f"{PYTHON}:A1 D3", "is not a schedule"),
+        (f"{PYTHON}:A B", "is not a schedule"),
+        (f"{PYTHON}:A-1 B3", "is not a schedule"),
+        (f"{PYTHON}:AB1", "is not a schedule"),
+        ("py2.7:A1 B3 A2", "was found on py2.7 and this is"),
+        (f"{PYTHON}:A1 B2", "ends after 3 operations, but the threads do 6"),
+        (f"{PYTHON}:A3", "ends after 3 operations, but the threads do 6"),
+        (f"{PYTHON}:A1 B3 A3", "ends after 7 operations, but the threads do 6"),
+        (f"{PYTHON}:A4 B2", "At operation 4 the schedule names thread A, which has ended"),
+        (f"{PYTHON}:A1 C1 B3 A2", "At operation 2 the schedule names thread C"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_is_a_sentence(schedule: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replay(counting(add), schedule)
+
+
+def test_a_schedule_that_names_a_waiting_thread_is_a_sentence() -> None:
+    section = counting(add_under_lock)
+    with pytest.raises(
+        ValueError, match=r"names thread B, which has ended or waits there\. If the schedule was found"
+    ):
+        replay(section, f"{PYTHON}:A3 B9 A4")
+
+
+@pytest.mark.parametrize("write", ["{}:A1B3A2", " {}:A1 B3 A2\n", "{}: A1  B1 B2 A2"])
+def test_a_schedule_may_be_written_in_other_ways(write: str) -> None:
+    assert replay(counting(add), write.format(PYTHON)).schedule == f"{PYTHON}:A1 B3 A2"
+
+
+# What is left as it was.
+
+
+def test_tracing_ends_with_the_run() -> None:
+    before = sys.gettrace(), threading.gettrace() if hasattr(threading, "gettrace") else None
+    all_of(counting(add))
+    with pytest.raises(ValueError, match="names thread"):
+        replay(counting(add), f"{PYTHON}:A9")
+    assert before == (sys.gettrace(), threading.gettrace() if hasattr(threading, "gettrace") else None)
+    assert turnstile_here() is None
+    if sys.version_info >= (3, 12):
+        assert sys.monitoring.get_tool(4) is None
+
+
+def test_what_build_made_is_not_touched() -> None:
+    made = Tally()
+    section = CriticalSection(lambda: made, [add, add], nothing_to_check)
+    assert all_of(section).interleavings == 20
+    assert made.value == 0
+    assert isinstance(made.lock, type(threading.Lock()))
