@@ -276,7 +276,8 @@ def test_the_stub_is_not_started() -> None:
         (OnlyTheFirst, "lend every model"),
         (NeverReturns, "came back, and somebody who waited"),
         (RaisesWhenEmpty, "borrow() raises Empty: let it wait"),
-        (LooksAndThenTakes, "at once"),
+        # Which of the checks sees it first is a matter of luck; that one does is not.
+        (LooksAndThenTakes, "at once|lent to two borrowers who waited"),
         (HoldsTheLockWhileItWaits, "Giving a model back takes for ever"),
         (NeverWakes, "wake whoever waits"),
         (ReturnsTheModel, "return a context manager"),
@@ -288,7 +289,7 @@ def test_known_wrong_pools_fail_each_with_its_sentence(pool, said: str, monkeypa
     monkeypatch.setattr(model_pool, "PATIENCE", 0.6)
     result = check_here(pool)
     assert result.verdict is Verdict.NOT_YET, result.seen
-    assert said in result.seen
+    assert any(words in result.seen for words in said.split("|")), result.seen
 
 
 def test_learners_run_it_in_a_process_of_its_own() -> None:
