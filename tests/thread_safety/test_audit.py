@@ -262,6 +262,13 @@ def test_the_generator_of_a_call_is_no_state_and_the_models_own_is() -> None:
     assert audited(draw, example=(X, torch.Generator())).verdict is Verdict.SAFE
 
 
+def test_an_edited_input_is_no_state_of_the_model() -> None:
+    report = audited(lambda self, x: x.mul_(2))
+    assert report.verdict is Verdict.UNSAFE
+    assert not report.interference.in_turn_too
+    assert named(report) == {"input": Kind.INPUT}
+
+
 def test_what_is_replaced_by_something_equal_is_a_suspicion() -> None:
     model = nn.utils.spectral_norm(nn.Linear(3, 3)).eval()
     model(X)
@@ -284,17 +291,30 @@ def test_a_second_call_that_fails_is_a_verdict_and_no_traceback() -> None:
     assert named(report) == {"used": Kind.ATTRIBUTE}
 
 
-def test_two_resolutions_of_a_model_that_remembers_the_last_one() -> None:
-    """Swin keeps no such thing in transformers 5.23: its mask is computed in every call."""
+def test_swin_shifts_its_windows_no_more_once_it_has_seen_a_small_picture() -> None:
+    """SwinLayer.set_shift_and_window_size writes on the layer (transformers 5.23) for good."""
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=4, embed_dim=8, depths=[2], num_heads=[2], window_size=4
+    )
+    small, large = ({"pixel_values": PICTURE[..., :size, :size]} for size in (16, 32))
+    torch.manual_seed(3)
+    model = transformers.SwinModel(config).eval()
+    assert audit(model, large).verdict is Verdict.SAFE
+    report = audit(model, large, small)
+    assert report.verdict is Verdict.UNSAFE
+    assert report.interference.in_turn_too
+    assert "encoder.layers.0.blocks.1.shift_size" in named(report)
+    assert "transformers/models/swin/modeling_swin.py" in str(report)
 
+
+def test_a_long_text_that_leaves_something_behind_is_found_in_whichever_order() -> None:
     def remember(self: Any, x: Tensor) -> Tensor:
-        if self.size != x.shape[-1]:
-            self.size, self.mask = x.shape[-1], torch.ones(x.shape[-1])
-        return x * self.mask
+        self.longest = max(self.longest, x.shape[-1])
+        return x * self.longest
 
-    model = Model(remember, put(size=3, mask=torch.ones(3))).eval()
-    assert audit(model, X).verdict is Verdict.SAFE
-    assert audit(model, X, torch.ones(2, 5)).verdict is Verdict.UNSAFE
+    for pair in ((X, torch.ones(2, 5)), (torch.ones(2, 5), X)):
+        model = Model(remember, put(longest=3)).eval()
+        assert audit(model, *pair).interference.in_turn_too
 
 
 # Locks of all forms.

@@ -442,26 +442,21 @@ def test_a_limit_of_runs_is_said() -> None:
 
 
 def test_code_first_reached_in_a_late_interleaving_is_stopped_in_at_once() -> None:
-    entered = threading.Event()
+    def rare(tally: Tally) -> tuple[int, int]:
+        return tally.value, tally.value
 
-    def rare(tally: Tally) -> None:
-        entered.set()
-        tally.value += 10
-
-    def mark(tally: Tally) -> None:
-        tally.value += 1
-
-    def look(tally: Tally) -> None:
+    def look(tally: Tally) -> tuple[int, int] | None:
         first = tally.value
-        if tally.value != first:  # only when the other one came in between
-            rare(tally)
+        return rare(tally) if tally.value != first else None  # when another one came in between
 
-    seen = set()
-    section = CriticalSection(Tally, [look, mark, mark], lambda tally, _: seen.add(tally.value))
-    found = all_of(section)
-    assert entered.is_set()
-    assert found.complete
-    assert seen == {1, 2, 11, 12}  # 11: a mark was lost inside `rare`; 1 and 2: `rare` was lost, or never run
+    def outcomes_of(merge: bool) -> set[Any]:
+        seen = set()
+        section = CriticalSection(Tally, [look, add, add], lambda _, results: seen.add(results[0]))
+        assert all_of(section, merge=merge).complete
+        return seen
+
+    for merge in (False, True):
+        assert outcomes_of(merge) == {None, (1, 1), (1, 2), (2, 2)}
 
 
 # Locks and what is built of them.
@@ -599,7 +594,7 @@ def test_a_lock_that_the_scheduler_cannot_know_ends_in_a_sentence(monkeypatch: p
     with pytest.raises(Stuck, match="make the locks in `build`, as attributes of what it returns"):
         all_of(counting(task))
     for thread in threading.enumerate():
-        if thread.daemon and "_live" in thread.name:
+        if thread.name.startswith("turnstile "):
             thread.join(10)
     if module_lock.locked():
         module_lock.release()

@@ -51,7 +51,7 @@ def steps_of(notes: list[str], count: int) -> Callable[[], str]:
 
 
 def scheduled_threads() -> list[threading.Thread]:
-    return [one for one in threading.enumerate() if "_live" in one.name]
+    return [one for one in threading.enumerate() if one.name.startswith("turnstile ")]
 
 
 @given(st.permutations(list("AAABBBBCC")))
@@ -303,8 +303,9 @@ def test_an_rlock_is_taken_again_by_its_holder_only() -> None:
             here().point()
             notes.append(thread_here())
 
-    through({"A": work, "B": work}, by_turns)
+    turnstile = through({"A": work, "B": work}, by_turns)
     assert notes in (["A", "A", "B", "B"], ["B", "B", "A", "A"])
+    assert not [one.error for one in turnstile.ended.values() if one.error]
     assert not lock.locked()
     with pytest.raises(RuntimeError, match="un-acquired"):
         lock.release()
@@ -340,6 +341,27 @@ def test_a_condition_gives_its_lock_away_while_it_waits() -> None:
         turnstile = through({"A": consumer, "B": producer}, decide)
         assert turnstile.ended["A"].value == 7
         assert not condition._lock.locked()
+
+
+def test_a_condition_taken_twice_is_held_twice_after_the_wait() -> None:
+    condition, held = ScheduledCondition(), []
+
+    def wait() -> None:
+        here().point()
+        with condition:
+            with condition:
+                condition.wait()
+            held.append(condition._lock.is_mine())
+
+    def tell() -> None:
+        here().point()
+        with condition:
+            condition.notify()
+
+    turnstile = through({"A": wait, "B": tell})
+    assert held == [True]
+    assert turnstile.ended["A"].error is None
+    assert not condition._lock.locked()
 
 
 def test_waiting_for_a_word_that_never_comes_is_a_deadlock_and_with_a_timeout_none() -> None:

@@ -66,7 +66,9 @@ class Turnstile:
         self._gates = {name: _closed_gate() for name in works}
         self._moved = _closed_gate()
         threads = [
-            threading.Thread(target=self._live, args=(name, work, begin), daemon=True)
+            threading.Thread(
+                target=self._live, args=(name, work, begin), name=f"turnstile {name}", daemon=True
+            )
             for name, work in works.items()
         ]
         try:

@@ -39,8 +39,8 @@ class Calls:
 
     def fresh(self) -> tuple[Any, Any]:
         """Inputs that earlier calls have not touched; one object for both where it was one."""
-        example, other = copy.deepcopy((self.example, self.other))
-        return example, other
+        example = copy.deepcopy(self.example)
+        return example, example if self.other is self.example else copy.deepcopy(self.other)
 
 
 def seed(number: int) -> None:
@@ -63,9 +63,9 @@ def call(model: Callable[..., Any], example: Any) -> Any:
 
 
 def interference(model: nn.Module, calls: Calls, changes: Sequence[Change]) -> Interference:
-    """Two calls one after the other, then one forced into each place of the other, in both roles."""
+    """Two calls one after the other, in both orders; then one forced into each place of the other."""
     run = _Runs(model, calls, changes)
-    if not run.equal_outputs(run.one_after_the_other()):
+    if not all(run.equal_outputs(run.one_after_the_other(order)) for order in ((0, 1), (1, 0))):
         return Interference(in_turn_too=True)
     meetings = [(first, place) for first in "AB" for place in run.places(first)]
     found = [sentence for first, place in meetings if (sentence := run.meeting(first, place))]
@@ -88,7 +88,7 @@ class _Runs:
         self._mode = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
         self._points: dict[CodeType, dict[int, Operation]] = {}
         self._after: list[nn.Module] = []
-        self._alone = [Ended(value=call(self._seeded_copy(), one)) for one in calls.fresh()]
+        self._alone = [Ended(value=call(self._seeded_copy(), calls.fresh()[place])) for place in (0, 1)]
 
     def _seeded_copy(self) -> nn.Module:
         seed(SEED)
@@ -100,14 +100,17 @@ class _Runs:
             new_condition=ScheduledCondition,
         )
 
-    def one_after_the_other(self) -> list[Ended]:
+    def one_after_the_other(self, order: tuple[int, int]) -> list[Ended]:
+        """What each call gave, A's first; A is called first where the order is (0, 1)."""
         model, (example, other) = self._seeded_copy(), self._calls.fresh()
         if example is other:
             other = copy.deepcopy(other)  # alone means: with an input of its own
+        given = (example, other)
         try:
-            return [Ended(value=call(model, example)), Ended(value=call(model, other))]
+            ended = {place: Ended(value=call(model, given[place])) for place in order}
         except Exception as error:  # alone, both could compute theirs
             return [Ended(error=error)]
+        return [ended[0], ended[1]]
 
     def equal_outputs(self, ended: Sequence[Ended]) -> bool:
         if any(one.error is not None for one in ended):
@@ -204,7 +207,7 @@ class _Runs:
         if code not in self._points:
             begin = 0 if is_yours(code, names) else min(self._lines[code])
             known = operations(code, names, with_return=True).items()
-            self._points[code] = {at: one for at, one in known if one.line >= begin}
+            self._points[code] = {at: one for at, one in known if one.line >= begin or one.verb == "return"}
         return self._points[code]
 
 
