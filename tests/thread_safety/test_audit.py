@@ -24,7 +24,6 @@ import transformers
 from torch import Tensor, nn
 
 from servelab.thread_safety import AuditReport, Kind, Verdict, audit
-from servelab.thread_safety.audit.interference import alike
 
 X = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
 
@@ -710,33 +709,3 @@ def test_time_stays_proportional_to_the_model() -> None:
         return count
 
     assert looks(40) < 2.5 * looks(20) + 200
-
-
-# What is taken to be the same answer.
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        (X, X + 1e-7, True),
-        (X, X + 1, False),
-        (X, X.double(), False),
-        (X, X[:1], False),
-        (X * float("nan"), X * float("nan"), True),
-        (X.to_sparse(), X.to_sparse(), True),
-        (X.to_sparse(), (X * 2).to_sparse(), False),
-        ({"a": X}, {"a": X}, True),
-        ({"a": X}, {"b": X}, False),
-        ([X], [X, X], False),
-        ((1, "a"), (1, "b"), False),
-        (1.5, 1.5, True),
-        (float("nan"), float("nan"), True),
-        (np.zeros(2), np.ones(2), False),
-        (Answer(X), Answer(X), True),
-        (Answer(X), Answer(X + 1), False),
-        (object(), object(), True),
-        (None, X, False),
-    ],
-)
-def test_answers_are_compared_to_the_last_number(one: Any, other: Any, same: bool) -> None:
-    assert alike(one, other) is same

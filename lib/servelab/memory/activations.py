@@ -16,7 +16,7 @@ import torch
 
 from servelab.memory.counting import ActivationTally, Counting, size
 from servelab.thread_safety.copying import fresh_copy
-from servelab.thread_safety.leaves import differences
+from servelab.thread_safety.leaves import alike
 
 TOLERANCE = 1e-5
 
@@ -135,7 +135,7 @@ class _Alone:
             self.peak_bytes, self.widest_at = tally.peak_bytes, number
 
     def gave(self, output: Any) -> bool:
-        return all(one.tolerated for one in differences(output, self.output, TOLERANCE))
+        return alike(output, self.output, TOLERANCE)
 
 
 def _alone(model: Callable[..., Any], arguments: tuple[Any, ...], inference: bool) -> _Alone:

@@ -101,6 +101,11 @@ def differences(left: Any, right: Any, tolerance: float) -> list[Difference]:
     return [one for one in found if one is not None]
 
 
+def alike(left: Any, right: Any, tolerance: float) -> bool:
+    """Whether they differ nowhere by more than the tolerance."""
+    return all(one.tolerated for one in differences(left, right, tolerance))
+
+
 def worst(found: list[Difference]) -> Difference | None:
     """The first that is not tolerated, else the largest."""
     beyond = next((one for one in found if not one.tolerated), None)
@@ -120,9 +125,12 @@ def _compared(path: str, left: Any, right: Any, tolerance: float) -> Difference 
 
 
 def _compared_tensors(path: str, left: Tensor, right: Tensor, tolerance: float) -> Difference | None:
-    if left.shape != right.shape or left.dtype != right.dtype:
+    one, other = _plain(left), _plain(right)
+    if left.dtype != right.dtype or one.shape != other.shape:
         return Difference(path, "", math.inf, False, _told(left), _told(right))
-    left, right = left.detach().cpu(), right.detach().cpu()
+    if one.is_meta or other.is_meta:  # these have no numbers
+        return None
+    left, right = one.cpu(), other.cpu()
     equal = (left == right) | (left.isnan() & right.isnan())
     if equal.all():
         return None
@@ -136,8 +144,21 @@ def _compared_tensors(path: str, left: Tensor, right: Tensor, tolerance: float) 
     return Difference(path, entry, largest, tolerated, left[place].item(), right[place].item())
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    """The same numbers, dense and without a graph, in a type that can be compared and subtracted."""
+    tensor = tensor.detach()
+    if tensor.is_nested:
+        padded: Tensor = torch.nested.to_padded_tensor(tensor, math.nan)
+        return padded
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor
+    tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+
+
 def _told(value: Any) -> Any:
     """A value as a report can show it."""
+    if isinstance(value, Tensor) and value.is_nested:
+        return f"{str(value.dtype).removeprefix('torch.')}, nested"
     if isinstance(value, Tensor | np.ndarray):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return value

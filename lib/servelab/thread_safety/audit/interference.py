@@ -7,26 +7,26 @@ there, a second one makes its whole call, the first goes on. With locks in the m
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import CodeType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from servelab.thread_safety.audit.report import Interference, Kind
 from servelab.thread_safety.audit.watching import Change
 from servelab.thread_safety.copying import fresh_copy
+from servelab.thread_safety.leaves import alike
 from servelab.thread_safety.locks import ScheduledCondition, ScheduledLock, ScheduledRLock
 from servelab.thread_safety.operations import Operation, is_yours, operations
 from servelab.thread_safety.tracing import Tracer
 from servelab.thread_safety.turnstile import Ended, Turnstile, thread_here
 
 MOST_PLACES = 48
+TOLERANCE = 1e-5  # what the order of floating-point sums may change
 SEED = 0  # of torch's global generator at the beginning of each run, so that runs can be compared
 
 
@@ -115,7 +115,9 @@ class _Runs:
     def equal_outputs(self, ended: Sequence[Ended]) -> bool:
         if any(one.error is not None for one in ended):
             return False
-        return all(alike(one.value, alone.value) for one, alone in zip(ended, self._alone, strict=True))
+        return all(
+            alike(one.value, alone.value, TOLERANCE) for one, alone in zip(ended, self._alone, strict=True)
+        )
 
     def places(self, first: str) -> list[int]:
         """After how many of its operations to hold the first call: all there are, or the likeliest."""
@@ -141,7 +143,7 @@ class _Runs:
             ended = turnstile.ended[name]
             if ended.error is not None:
                 return f"a call raised {type(ended.error).__name__} ({ended.error})"
-            if not alike(ended.value, alone.value):
+            if not alike(ended.value, alone.value, TOLERANCE):
                 return "a call gave another answer than alone"
         return self._lost(model)
 
@@ -149,7 +151,7 @@ class _Runs:
         """What the model remembers must be what it remembers after one call and then the other."""
         for change in self._state:
             after = [_remembered(serial, change) for serial in self._serial_models()]
-            if not any(alike(_remembered(model, change), one) for one in after):
+            if not any(alike(_remembered(model, change), one, TOLERANCE) for one in after):
                 where = ".".join(part for part in (change.path, change.name) if part)
                 return f"{where} was {_shown(_remembered(model, change))} instead of {_shown(after[0])}"
         return ""
@@ -213,41 +215,6 @@ class _Runs:
 
 def _remembered(model: nn.Module, change: Change) -> Any:
     return getattr(dict(model.named_modules()).get(change.path), change.name, None)
-
-
-def alike(one: Any, other: Any) -> bool:
-    """Equal, tensors within what the order of floating-point sums may change; what it cannot compare, too."""
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return (one.shape, one.dtype) == (other.shape, other.dtype) and _near(one, other)
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return (one.shape, one.dtype) == (other.shape, other.dtype) and one.tobytes() == other.tobytes()
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(alike, one, other))
-    if isinstance(one, bool | int | str | bytes | None):
-        return bool(one == other)
-    if isinstance(one, float) and isinstance(other, float):
-        return one == other or (one != one and other != other)
-    if dataclasses.is_dataclass(one) and type(one) is type(other):
-        names = [field.name for field in dataclasses.fields(one)]
-        return all(alike(getattr(one, name, None), getattr(other, name, None)) for name in names)
-    return type(one) is type(other)
-
-
-def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one.is_meta or one.is_nested:  # no numbers, or not in a form that can be compared
-        return True
-    one, other = (_plain(tensor) for tensor in (one, other))
-    return torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """As dense numbers that can be compared."""
-    tensor = tensor.detach()
-    tensor = tensor.dequantize() if tensor.is_quantized else tensor
-    tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
-    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 
 def _shown(value: Any) -> str:
