@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from models.tiny import new_network
 from servelab import cli
 from servelab.bench import sharing, sharing_worker
 from servelab.bench.sharing import CONFIGURATIONS, Configuration, SharingResult, Way, compare_sharing, table
+from servelab.models.packed_linear import PackedLinear
 
 CLIENTS, REQUESTS = 4, 12
 
@@ -62,6 +64,29 @@ def test_full_copies_have_twice_the_weights_and_shared_ones_once(folder, expecte
     one = weights[Way.THREADS]
     assert weights[Way.POOL_OF_COPIES] == 2 * one
     assert one <= weights[Way.POOL_OF_SHARED] < 1.1 * one  # buffers are each instance's own
+
+
+def test_no_thread_is_left_behind_that_has_computed(folder, monkeypatch) -> None:
+    """Its torch threads would slow those that are measured."""
+    made_by = []
+    make = sharing_worker._load
+    monkeypatch.setattr(
+        sharing_worker, "_load", lambda path: made_by.append(threading.current_thread()) or make(path)
+    )
+    assert isinstance(sharing_worker.load(str(folder)).model.layers[0].mlp.up_proj, PackedLinear)
+    assert made_by[0] is not threading.main_thread()
+    assert not made_by[0].is_alive()
+
+
+def test_the_sleeping_thread_is_there_while_it_is_measured_and_gone_after_it(folder) -> None:
+    before = threading.active_count()
+    with sharing_worker.threads(str(folder), 1) as alone:
+        alone.ask(0)
+        without = threading.active_count()
+    with sharing_worker.beside_an_idle_thread(str(folder), 1) as beside:
+        beside.ask(0)
+        assert threading.active_count() == without + 1
+    assert threading.active_count() == before
 
 
 def test_a_difference_would_be_found(folder, tmp_path, monkeypatch) -> None:

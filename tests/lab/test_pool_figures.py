@@ -122,7 +122,7 @@ def test_the_comparison_states_threads_ratios_and_weights() -> None:
     for words in ("400 ms", "0.50 GB", "times\nthe first", "8 clients, 24 requests for each bar", "GIL on"):
         assert words in shown
     assert {"1.00", "0.50", "0.33"} <= set(shown.splitlines())
-    assert "pool of 2 full copies, 2 at once, each with 1 torch thread: 4.8 requests" in drawing.words
+    assert "pool of 2 full copies, 2 at once, each with 1 torch thread: 4 requests" in drawing.words
 
 
 def test_columns_stay_inside_the_figure() -> None:

@@ -90,6 +90,19 @@ def test_shared_instances_give_the_same_answers_bit_for_bit() -> None:
     assert held[0].get_input_embeddings().weight is held[1].get_input_embeddings().weight
 
 
+def test_packed_weights_are_counted_too_and_shared_like_the_others() -> None:
+    def build() -> nn.Module:
+        network = new_network("llama")
+        pack_linears(network)
+        return network
+
+    plain = weights_bytes([new_network("llama")])
+    assert weights_bytes([build()]) == plain
+    assert weights_bytes(instances(new_pool(build, 3))) == 3 * plain
+    shared = weights_bytes(instances(new_pool(build, 3, share_weights=True)))
+    assert plain <= shared < 1.1 * plain  # buffers are each instance's own
+
+
 def test_state_stays_apart() -> None:
     first, second = instances(new_pool(Builds(), 2, share_weights=True))
     first.train()(torch.randn(8, WIDTH))

@@ -21,19 +21,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM
 
 from servelab.bench.sharing import PROMPT_TOKENS, PROMPTS, Configuration, Way
 from servelab.metrics import percentile
+from servelab.models.packed_linear import pack_linears
 from servelab.pool import ModelPool, weights_bytes
 
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
 MOST_TOGETHER = 8  # requests in one batch
+ENOUGH_FOR_A_TEAM = 10_000_000  # numbers, of which torch gives each of its threads a part
 GATHER = 0.005  # seconds that a batch waits for more after its first request
 
 
@@ -59,14 +63,23 @@ class Served:
 
 
 def load(folder: str) -> LlamaForCausalLM:
-    """A model whose weights are in memory of its own.
+    """A model with packed weights, in memory of its own, made by a thread that has ended by then.
 
-    Loaded from a file, they would be views of it, which the system keeps once for all copies and processes.
+    Loaded from a file, weights would be views of it, which the system keeps once for all copies and
+    processes. And a thread that has computed keeps its team of torch threads as long as it lives.
     """
+    with ThreadPoolExecutor(1) as loading:
+        return loading.submit(_load, folder).result()
+
+
+def _load(folder: str) -> LlamaForCausalLM:
+    from transformers import LlamaForCausalLM  # takes seconds, which a process without a model need not wait
+
     network: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     network.train(False)
     for parameter in network.parameters():
         parameter.data = parameter.data.clone()
+    pack_linears(network)
     return network
 
 
@@ -96,6 +109,27 @@ def threads(folder: str, at_once: int) -> Iterator[Served]:
     with ThreadPoolExecutor(at_once) as computing:
         ask = lambda number: computing.submit(forward_one, network, number).result()  # noqa: E731
         yield Served(ask, lambda: weights_bytes([network]))
+
+
+@contextmanager
+def beside_an_idle_thread(folder: str, at_once: int) -> Iterator[Served]:
+    """As `threads`, while another thread lives that has computed with torch before, and only sleeps now."""
+    computed, over = threading.Event(), threading.Event()
+
+    def compute_and_sleep() -> None:
+        torch.ones(ENOUGH_FOR_A_TEAM).sum()
+        computed.set()
+        over.wait()
+
+    idle = threading.Thread(target=compute_and_sleep)
+    idle.start()
+    try:
+        computed.wait()
+        with threads(folder, at_once) as served:
+            yield served
+    finally:
+        over.set()
+        idle.join()
 
 
 @contextmanager
@@ -159,7 +193,7 @@ def _compute_batches(
 
 
 class ModelProcess:
-    """A process that holds one model."""
+    """A process that holds one model. It starts at once, so that several start together."""
 
     network: LlamaForCausalLM  # in that process
 
@@ -167,7 +201,17 @@ class ModelProcess:
         start = (folder, torch.get_num_threads())
         spawn = multiprocessing.get_context("spawn")
         self._process = ProcessPoolExecutor(1, spawn, initializer=_start_process, initargs=start)
-        self.pid, self.weights = self._process.submit(_about_process).result()
+        self._about = self._process.submit(_about_process)
+
+    @property
+    def pid(self) -> int:
+        """Waits until the process has its model."""
+        return self._about.result()[0]
+
+    @property
+    def weights(self) -> int:
+        """Bytes of its weights."""
+        return self._about.result()[1]
 
     def ask(self, number: int) -> Answer:
         return self._process.submit(_in_process, number).result()
@@ -208,6 +252,7 @@ def processes(folder: str, at_once: int) -> Iterator[Served]:
 
 WAYS: dict[Way, Callable[[str, int], Any]] = {
     Way.THREADS: threads,
+    Way.BESIDE_IDLE: beside_an_idle_thread,
     Way.POOL_OF_COPIES: partial(pool, share_weights=False),
     Way.POOL_OF_SHARED: partial(pool, share_weights=True),
     Way.PROCESSES: processes,

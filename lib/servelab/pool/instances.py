@@ -70,14 +70,25 @@ class Builder(Generic[Model]):
 def _weights(model: Any) -> Iterator[Any]:
     """Parameters, and plain attributes that are parameters' memory, or weights packed for oneDNN."""
     yield from model.parameters()
+    yield from _packed(model)
     memories = {_memory(parameter) for parameter in model.parameters()}
+    for value in _attributes(model):
+        if hasattr(value, "untyped_storage") and not _is_packed(value) and _memory(value) in memories:
+            yield value
+
+
+def _packed(model: Any) -> Iterator[Any]:
+    """Weights packed for oneDNN, which can be neither written nor copied, only used."""
+    return (value for value in _attributes(model) if _is_packed(value))
+
+
+def _is_packed(value: Any) -> bool:
+    return bool(getattr(value, "is_mkldnn", False))
+
+
+def _attributes(model: Any) -> Iterator[Any]:
     for module in model.modules() if hasattr(model, "modules") else ():
-        for value in vars(module).values():
-            # Packed weights can be neither written nor copied, only used.
-            if getattr(value, "is_mkldnn", False) or (
-                hasattr(value, "untyped_storage") and _memory(value) in memories
-            ):
-                yield value
+        yield from vars(module).values()
 
 
 def _memory(tensor: Any) -> tuple[str, int]:
@@ -95,12 +106,15 @@ def _placed(model: Model, device: Any) -> Model:
 
 
 def weights_bytes(models: Iterable[Any]) -> int:
-    """Bytes that the parameters and buffers of some torch modules take together, each memory counted once.
+    """Bytes that the weights and buffers of some torch modules take together, each memory counted once.
 
-    Not counted: tensors that a module keeps as plain attributes, such as packed or quantised weights.
+    Packed weights are counted by their numbers, without what packing may add. Not counted: other tensors
+    that a module keeps as plain attributes, such as quantised weights.
     """
     sizes: dict[tuple[str, int], int] = {}
     for model in models:
         for tensor in (*model.parameters(), *model.buffers()):
             sizes[_memory(tensor)] = tensor.untyped_storage().nbytes()
+        for packed in _packed(model):
+            sizes["packed", id(packed)] = packed.numel() * packed.element_size()
     return sum(sizes.values())
