@@ -7,6 +7,7 @@ should compare but whose output was stripped, so that such cells kept theirs is 
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import re
@@ -55,7 +56,43 @@ def complaints(notebook: Notebook) -> list[str]:
     counts = [cell["execution_count"] for cell in code_cells(notebook) if cell["execution_count"] is not None]
     if counts != list(range(1, len(counts) + 1)):
         found.append("the cells were not run once, from the first to the last")
+    return found + undeclared_luck(notebook)
+
+
+def undeclared_luck(notebook: Notebook) -> list[str]:
+    """Cells that are compared, yet read what a measured cell left behind, which is never the same twice.
+
+    Such a cell is measured as well; or its author says, by the tag that has nbval compare it, that what it
+    shows does not depend on the measurement.
+    """
+    measured: dict[str, str] = {}  # names that are bound at this point, with the cell that measured them
+    found = []
+    for cell in code_cells(notebook):
+        bound, read = names("".join(cell["source"]))
+        if rerun.MEASURED in tags(cell):
+            measured |= dict.fromkeys(bound, cell["id"])
+            continue
+        if COMPARED not in tags(cell):
+            found += [
+                f"cell {cell['id']} reads `{name}`, which cell {measured[name]} measured: tag it `measured`"
+                for name in sorted((read - bound) & measured.keys())
+            ]
+        measured = {name: by for name, by in measured.items() if name not in bound}
     return found
+
+
+def names(source: str) -> tuple[set[str], set[str]]:
+    """The names that a cell binds, and those that it reads, wherever in it. What is imported is no result."""
+    bound: set[str] = set()
+    read: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+    return bound, read
 
 
 def untidiness(text: str, name: str) -> str:
@@ -132,6 +169,52 @@ def test_a_bad_lesson_is_complained_about(change: Notebook, complaint: str) -> N
     assert any(complaint in found for found in complaints(with_code(**change)))
 
 
+def with_cells(*cells: tuple[str, list[str]]) -> Notebook:
+    """Cells by source and tags, as after a run."""
+    notebook = copy.deepcopy(GOOD)
+    notebook["cells"] = [
+        {
+            **GOOD["cells"][1],
+            "id": f"c{number}",
+            "source": source,
+            "metadata": {"tags": tagged},
+            "execution_count": number,
+        }
+        for number, (source, tagged) in enumerate(cells, start=1)
+    ]
+    return notebook
+
+
+MEASUREMENT = ("from lab import timed\nseconds = timed(work)", [rerun.MEASURED])
+LUCK = ["cell c2 reads `seconds`, which cell c1 measured: tag it `measured`"]
+
+
+def test_a_compared_cell_must_not_show_what_another_cell_measured() -> None:
+    assert complaints(with_cells(MEASUREMENT, ("print(seconds)", []))) == LUCK
+    assert complaints(with_cells(MEASUREMENT, ("await shown(lambda: seconds)", []))) == LUCK
+
+
+@pytest.mark.parametrize(
+    ("source", "tagged"),
+    [
+        ("print(seconds)", [rerun.MEASURED]),
+        ("print(seconds > 0)", [COMPARED]),
+        ("seconds = 2\nprint(seconds)", []),
+        ("print([seconds for seconds in (1, 2)])", []),
+        ("print(timed)", []),
+        ("def double(seconds):\n    return 2 * seconds", []),
+    ],
+)
+def test_but_it_may_be_measured_itself_or_declared_the_same_or_of_its_own(
+    source: str, tagged: list[str]
+) -> None:
+    assert complaints(with_cells(MEASUREMENT, (source, tagged))) == []
+
+
+def test_what_was_measured_is_forgotten_when_its_name_is_given_anew() -> None:
+    assert complaints(with_cells(MEASUREMENT, ("seconds = 2", []), ("print(seconds)", []))) == []
+
+
 @pytest.mark.parametrize(
     ("change", "advice"),
     [
@@ -170,6 +253,19 @@ def test_pictures_and_widget_names_and_pieces_of_a_stream_may_differ() -> None:
     figure = result({"image/png": "BBBB", rerun.VIEW: {"model_id": "2"}, "text/plain": "a figure"})
     assert rerun.differences(SAVED, SAVED) == []
     assert rerun.differences(SAVED, executed(printed("one\n"), printed("two\n"), figure)) == []
+
+
+def test_a_progress_bar_may_be_there_or_not() -> None:
+    """It appears only when the machine was slow."""
+    bars = (
+        "  0%|          | 0/6 [00:00<?, ?way/s]",
+        "tried: 12it [00:01, 9.87it/s]",
+        "tried: 0 [00:00, ?/s]",
+    )
+    for bar in bars:
+        shown = {**result({"text/plain": bar, rerun.VIEW: {"model_id": "9"}}), "output_type": "display_data"}
+        assert rerun.differences(SAVED, executed(shown, *SAVED.cells[1].outputs)) == []
+        assert rerun.differences(SAVED, executed(printed(bar), *SAVED.cells[1].outputs)) != []
 
 
 def test_seconds_may_differ_where_the_cell_says_so() -> None:
@@ -214,10 +310,17 @@ pytest_plugins = ["pytester"]
 LESSON = (("once = True\nx = 1", []), ("x += 1\nx", [result({"text/plain": "2"})]))
 
 
-def save(folder: Path, *cells: tuple[str, list[dict[str, Any]]]) -> None:
+def save(folder: Path, *cells: tuple[Any, ...]) -> None:
+    """Cells by source, outputs and, where they have any, tags."""
     code = [
-        {**GOOD["cells"][1], "id": f"c{n}", "metadata": {}, "source": source, "outputs": outputs}
-        for n, (source, outputs) in enumerate(cells)
+        {
+            **GOOD["cells"][1],
+            "id": f"c{n}",
+            "metadata": {"tags": more[0] if more else []},
+            "source": source,
+            "outputs": outputs,
+        }
+        for n, (source, outputs, *more) in enumerate(cells)
     ]
     (folder / "a.ipynb").write_text(json.dumps({**GOOD, "cells": code}), encoding="utf-8")
 
@@ -239,6 +342,12 @@ def test_nbval_fails_where_the_output_is_another(pytester: pytest.Pytester) -> N
     outcome = nbval(pytester)
     outcome.assert_outcomes(passed=2, failed=2)
     outcome.stdout.fnmatch_lines(["*run `servelab tidy`*", "-text/plain: 3", "+text/plain: 1"])
+
+
+@pytest.mark.slow
+def test_nbval_runs_measured_cells_twice_too(pytester: pytest.Pytester) -> None:
+    save(pytester.path, ("pool = [1]", [], [rerun.MEASURED]), ("pool.pop()", [result({"text/plain": "1"})]))
+    nbval(pytester).assert_outcomes(passed=4)
 
 
 @pytest.mark.slow

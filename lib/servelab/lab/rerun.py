@@ -1,16 +1,17 @@
-"""Did running a lesson again give what is saved in it? Asked while nbval runs it, so it costs nothing.
+"""Did running a lesson again give what is saved in it? Asked while nbval runs it anyway.
 
 A pytest plugin: `pytest -p servelab.lab.rerun --nbval-lax notebooks`. nbval itself compares only the
-cells that say so; here every cell is compared, except that pictures, names of widgets, and cells
-tagged `measured` (whose seconds are another machine's) may differ. Then all cells but the measured
-ones run a second time in the same kernel, as a learner who goes back does. Decides nothing about
-whether a cell may fail: that stays with nbval.
+cells that say so; here every cell is compared, except that pictures, names of widgets, progress bars, and
+cells tagged `measured` (whose seconds, or luck, are another run's) may differ. Then all cells run a
+second time in the same kernel, as a learner who goes back does. Decides nothing about whether a cell
+may fail: that stays with nbval.
 """
 
 from __future__ import annotations
 
 import copy
 import os
+import re
 import tempfile
 from collections.abc import Generator, Sequence
 from difflib import unified_diff
@@ -28,9 +29,10 @@ MEASURED = "measured"
 VIEW = "application/vnd.jupyter.widget-view+json"  # carries a name drawn at random for every run
 ADVICE = (
     f"Running this cell again gives another output than is saved in it: if the new one is right, save it and "
-    f"run `servelab tidy`; if it holds seconds, tag the cell `{MEASURED}`."
+    f"run `servelab tidy`; if it holds seconds or luck, tag the cell `{MEASURED}`."
 )
 RESULTS = ("display_data", "execute_result")
+BAR = re.compile(r"(\d+%\|.*|\d+\w* )\[\d+:\d+[<,].*\]")  # what tqdm writes
 
 
 def differences(saved: NotebookNode, rerun: NotebookNode) -> list[str]:
@@ -58,7 +60,12 @@ def cell_difference(saved: NotebookNode, outputs: Sequence[NotebookNode]) -> str
 
 
 def _comparable(outputs: Sequence[NotebookNode]) -> list[dict[str, Any]]:
-    return [_stable(output) for output in merged_streams(outputs)]
+    return [_stable(output) for output in merged_streams(outputs) if not _is_bar(output)]
+
+
+def _is_bar(output: NotebookNode) -> bool:
+    """A progress bar is shown when work takes long, and gone when it is done."""
+    return output.output_type == "display_data" and bool(BAR.search(output.data.get("text/plain", "")))
 
 
 def _stable(output: NotebookNode) -> dict[str, Any]:
@@ -108,9 +115,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Behind the cells of each notebook, those that are not measured once more: they cost next to nothing."""
+    """Behind the cells of each notebook, all of them once more."""
     everything = [[*cells] for _, cells in groupby(items, key=lambda item: item.parent)]
-    items[:] = [item for cells in everything for item in (*cells, *map(_again, filter(_is_quick, cells)))]
+    items[:] = [item for cells in everything for item in (*cells, *map(_again, filter(_is_cell, cells)))]
 
 
 @pytest.hookimpl(trylast=True)
@@ -132,8 +139,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             )
 
 
-def _is_quick(item: pytest.Item) -> bool:
-    return isinstance(item, IPyNbCell) and MEASURED not in item.cell.metadata.get("tags", [])
+def _is_cell(item: pytest.Item) -> bool:
+    return isinstance(item, IPyNbCell)
 
 
 def _again(item: Any) -> pytest.Item:
