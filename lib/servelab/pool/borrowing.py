@@ -66,8 +66,7 @@ class Borrowing(_Borrowing[Model]):
             lending.arrive(visit)
             if not bell.wait(self._timeout):
                 lending.expire(visit)  # the last moment to be granted is now
-            if visit.refusal is not None:
-                raise visit.refusal
+            visit.raise_refusal()
             return self._hand_over(visit)
         except BaseException:  # KeyboardInterrupt too, which may come just after the grant
             lending.end(visit, LoanEnd.ABANDONED)
@@ -102,8 +101,7 @@ class AsyncBorrowing(_Borrowing[Model]):
             self._caretaker.lending.arrive(visit)
             if visit.stage is Stage.WAITING:
                 await self._called(visit, rang)
-            if visit.refusal is not None:
-                raise visit.refusal
+            visit.raise_refusal()
         except BaseException:  # cancelled, it may be just after the grant, or its loop was closed
             self._caretaker.lending.end(visit, LoanEnd.ABANDONED)
             raise

@@ -21,6 +21,8 @@ from servelab.pool.loans import LoanEnd
 Model = TypeVar("Model")
 Result = TypeVar("Result")
 
+Outcome = tuple[Result | None, BaseException | None]  # of work in a thread
+
 log = logging.getLogger("servelab")
 
 
@@ -92,32 +94,37 @@ class Caretaker(Generic[Model]):
     async def in_thread(self, visit: Visit[Model], work: Callable[[], Result]) -> Result:
         """Work for a visit in a thread of the pool. Cancelling ends the waiting, not the work."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[tuple[Result | None, BaseException | None]] = loop.create_future()
+        done: asyncio.Future[None] = loop.create_future()
+        outcome: list[Outcome[Result]] = []  # taken out again, for an error keeps alive all that keeps it
         context = contextvars.copy_context()
         self.lending.start_work(visit)
-        self._threads.submit(self._work, visit, lambda: context.run(work), loop, done)
-        result, error = await done
-        if error is not None:
-            raise error
-        return result  # type: ignore[return-value]  # without an error there is a result
+        self._threads.submit(self._work, visit, lambda: context.run(work), loop, done, outcome)
+        try:
+            await done
+            result, error = outcome.pop()
+        finally:
+            outcome.clear()
+        try:
+            if error is not None:
+                raise error
+            return result  # type: ignore[return-value]  # without an error there is a result
+        finally:
+            del result, error  # or the error's traceback would hold the error, and all variables here
 
     def _work(
         self,
         visit: Visit[Model],
         work: Callable[[], Result],
         loop: asyncio.AbstractEventLoop,
-        done: asyncio.Future[tuple[Result | None, BaseException | None]],
+        done: asyncio.Future[None],
+        outcome: list[Outcome[Result]],
     ) -> None:
-        result: Result | None = None
-        failure: BaseException | None = None
-        try:
-            result = work()
-        except BaseException as error:
-            failure = error
+        outcome.append(_tried(work))
         self.lending.stop_work(visit)
         try:
-            loop.call_soon_threadsafe(_tell, done, (result, failure))
+            loop.call_soon_threadsafe(_tell, done, outcome)
         except RuntimeError:
+            outcome.clear()
             log.debug("The event loop of %s was closed before its result came.", visit.user)
 
     def close(self) -> None:
@@ -126,9 +133,19 @@ class Caretaker(Generic[Model]):
         self._builder.forget()
 
 
-def _tell(done: asyncio.Future[Result], outcome: Result) -> None:
-    if not done.done():
-        done.set_result(outcome)
+def _tried(work: Callable[[], Result]) -> Outcome[Result]:
+    try:
+        return work(), None
+    except BaseException as error:
+        return None, error
+
+
+def _tell(done: asyncio.Future[None], outcome: list[Outcome[Result]]) -> None:
+    """Wake whoever waits for the outcome; nobody takes it any more when they were cancelled."""
+    if done.done():
+        outcome.clear()
+    else:
+        done.set_result(None)
 
 
 def _was_cut_off(error: BaseException | None) -> bool:

@@ -65,6 +65,19 @@ class Visit(Generic[Model]):
         self.at_work = False  # a thread of the pool works for it, and cannot be stopped
         self.ending: LoanEnd | None = None  # how it ends when that thread is done
 
+    def raise_refusal(self) -> None:
+        """Raise why it gets no instance, if it gets none.
+
+        Nothing keeps the error: its traceback holds the visit and the borrower's variables, and all of
+        them would wait for the garbage collector.
+        """
+        refusal, self.refusal = self.refusal, None
+        try:
+            if refusal is not None:
+                raise refusal
+        finally:
+            del refusal
+
     def loan(self, ended: float | None = None, end: LoanEnd | None = None) -> Loan:
         number = None if self.slot is None else self.slot.number
         return Loan(self.user, number, self.asked, self.began, ended, end)
@@ -94,8 +107,7 @@ class Lending(Generic[Model]):
         Raises PoolClosed, or QueueFull when as many wait as may.
         """
         self._changes.do(partial(self._arrive, visit))
-        if visit.refusal is not None:
-            raise visit.refusal
+        visit.raise_refusal()
 
     def expire(self, visit: Visit[Model]) -> None:
         """The time to wait is over. Has no effect on who holds an instance by now."""
@@ -108,8 +120,7 @@ class Lending(Generic[Model]):
     def put(self, visit: Visit[Model], instance: Model) -> None:
         """Put a new instance into the empty slot that the visit holds."""
         self._changes.do(partial(self._put, visit, instance))
-        if visit.refusal is not None:
-            raise visit.refusal
+        visit.raise_refusal()
 
     def start_work(self, visit: Visit[Model]) -> None:
         """A thread begins to work for the visit, which cannot end before `stop_work`."""
