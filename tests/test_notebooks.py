@@ -268,6 +268,16 @@ def test_a_progress_bar_may_be_there_or_not() -> None:
         assert rerun.differences(SAVED, executed(printed(bar), *SAVED.cells[1].outputs)) != []
 
 
+def test_a_schedule_may_have_been_found_on_another_python() -> None:
+    """Its operations may not differ, though."""
+    saved = executed(printed("broken by py3.11:A1 B3 A2"), result({"text/plain": "py3.11:A3 B11"}))
+    found = executed(printed("broken by py3.14:A1 B3 A2"), result({"text/plain": "py3.14:A3 B11"}))
+    assert rerun.differences(saved, found) == []
+    another = executed(printed("broken by py3.11:A2 B3 A1"), result({"text/plain": "py3.11:A3 B11"}))
+    assert len(rerun.differences(saved, another)) == 1
+    assert len(rerun.differences(executed(printed("py3.11: slow")), executed(printed("py3.12: slow")))) == 1
+
+
 def test_seconds_may_differ_where_the_cell_says_so() -> None:
     saved, again = executed(printed("2.1 s"), measured=True), executed(printed("2.2 s"), measured=True)
     assert rerun.differences(saved, again) == []

@@ -313,6 +313,18 @@ def test_pip_is_told_the_system_the_python_and_the_small_torch(tmp_path: Path) -
     assert not any(pin.startswith("torch==") for pin in others)
 
 
+def test_a_machine_with_the_large_torch_hands_out_the_small_one_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = bundle.packages(Target(Platform.LINUX, "3.13"))
+    asked = bundle.requires
+    of_cuda = ["cuda-toolkit[cublas]==13.0.2; platform_system == 'Linux'", "nvidia-nccl-cu13", "triton==3.6"]
+    monkeypatch.setattr(
+        bundle, "requires", lambda name: [*(asked(name) or []), *(of_cuda if name == "torch" else [])]
+    )
+    assert bundle.packages(Target(Platform.LINUX, "3.13")) == small
+
+
 @pytest.mark.parametrize(
     ("platform", "tag"), [(Platform.WIN, "win_amd64"), (Platform.MAC, "macosx_14_0_arm64")]
 )

@@ -1,10 +1,10 @@
 """Did running a lesson again give what is saved in it? Asked while nbval runs it anyway.
 
 A pytest plugin: `pytest -p servelab.lab.rerun --nbval-lax notebooks`. nbval itself compares only the
-cells that say so; here every cell is compared, except that pictures, names of widgets, progress bars, and
-cells tagged `measured` (whose seconds, or luck, are another run's) may differ. Then all cells run a
-second time in the same kernel, as a learner who goes back does. Decides nothing about whether a cell
-may fail: that stays with nbval.
+cells that say so; here every cell is compared, except that pictures, names of widgets, progress bars, the
+Python that a schedule names, and cells tagged `measured` (whose seconds, or luck, are another run's) may
+differ. Then all cells run a second time in the same kernel, as a learner who goes back does. Decides
+nothing about whether a cell may fail: that stays with nbval.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ ADVICE = (
 )
 RESULTS = ("display_data", "execute_result")
 BAR = re.compile(r"(\d+%\|.*|\d+\w* )\[\d+:\d+[<,].*\]")  # what tqdm writes
+PYTHON_OF_SCHEDULE = re.compile(r"\bpy3\.\d+:(?=[A-Z]\d)")  # the Python on which an interleaving was found
 
 
 def differences(saved: NotebookNode, rerun: NotebookNode) -> list[str]:
@@ -71,7 +72,7 @@ def _is_bar(output: NotebookNode) -> bool:
 def _stable(output: NotebookNode) -> dict[str, Any]:
     """The part of an output that is the same on every machine: its letters, and that there is a picture."""
     if output.output_type == "stream":
-        return {output.name: output.text}
+        return {output.name: _content("text/plain", output.text)}
     if output.output_type in RESULTS:
         return {mime: _content(mime, value) for mime, value in sorted(output.data.items())}
     return {"error": f"{output.ename}: {output.evalue}"}
@@ -80,7 +81,7 @@ def _stable(output: NotebookNode) -> dict[str, Any]:
 def _content(mime: str, value: Any) -> Any:
     if mime.startswith("image/") or mime == VIEW:
         return "(may differ)"
-    return value
+    return PYTHON_OF_SCHEDULE.sub("py:", value) if isinstance(value, str) else value
 
 
 def _lines(outputs: list[dict[str, Any]]) -> list[str]:

@@ -79,20 +79,22 @@ if sys.version_info >= (3, 12):
             monitoring.register_callback(_TOOL, events.INSTRUCTION, self._instruction)
             monitoring.set_events(_TOOL, events.PY_START)
             self._watched: dict[CodeType, dict[int, Operation]] = {}
+            # Events are asked for each code object, and two of the same source are equal, but not the same.
+            self._told: dict[int, CodeType] = {}
             return lambda: None
 
         def __exit__(self, *_: object) -> None:
-            for code in self._watched:
+            for code in self._told.values():
                 sys.monitoring.set_local_events(_TOOL, code, 0)
             sys.monitoring.set_events(_TOOL, 0)
             sys.monitoring.free_tool_id(_TOOL)
 
         def _enter(self, code: CodeType, offset: int) -> None:
-            if turnstile_here() is None or code in self._watched:
+            if turnstile_here() is None or id(code) in self._told:
                 return
             points = self._points(code, sys._getframe(1).f_globals)
             if points:
-                self._watched[code] = points
+                self._watched[code], self._told[id(code)] = points, code
                 sys.monitoring.set_local_events(_TOOL, code, sys.monitoring.events.INSTRUCTION)
 
         def _instruction(self, code: CodeType, offset: int) -> None:

@@ -161,13 +161,18 @@ def packages(target: Target) -> list[str]:
     return sorted(f"{versions[name].name}{versions[name].specifier}" for name in names)
 
 
+# What the large build of torch asks for, if that is the one installed here; bundles carry the small one.
+CUDA_LIBRARIES = ("nvidia-", "cuda-", "triton")
+
+
 def _needs(name: str, extra: str, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
     try:
         asked = requires(name) or []
     except PackageNotFoundError:  # made for the other system only; those few need nothing themselves
         return
     for need in map(Requirement, asked):
-        if need.marker is None or need.marker.evaluate({**environment, "extra": extra}):
+        wanted_here = need.marker is None or need.marker.evaluate({**environment, "extra": extra})
+        if wanted_here and not _name(need).startswith(CUDA_LIBRARIES):
             yield from ((_name(need), wanted) for wanted in ("", *need.extras))
 
 
