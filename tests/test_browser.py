@@ -29,6 +29,7 @@ from servelab.lab import lessons
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LESSON = "02_queue_and_concurrency_limit.ipynb"
+RACES = "06_thread_safety.ipynb"
 BROWSER = runpy.run_path(str(REPOSITORY / "start.py"))["find_browser"]()
 IDLE = re.compile(r"Python 3.*\| Idle")  # the status bar; the notebook's own indicator says idle too early
 START, RUN_ALL, CLICK = 60, 240, 30  # seconds of patience
@@ -134,32 +135,41 @@ def wait_for(running: Lab, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def page(lab: Lab) -> Iterator[Any]:
+def browser() -> Iterator[Any]:
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=1000 * CLICK)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER)
-        opened = browser.new_page(viewport={"width": 1400, "height": 1000})
-        opened.set_default_timeout(1000 * CLICK)
-        opened.goto(lab.page_of(LESSON), timeout=1000 * START)
-        yield opened
-        browser.close()
+        launched = playwright.chromium.launch(executable_path=BROWSER)
+        yield launched
+        launched.close()
+
+
+def opened(lab: Lab, browser: Any, lesson: str) -> Any:
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(1000 * CLICK)
+    page.goto(lab.page_of(lesson), timeout=1000 * START)
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(lab: Lab, browser: Any) -> Any:
+    return opened(lab, browser, LESSON)
 
 
 # What a learner sees and does
 
 
-def cells(lab: Lab) -> list[dict[str, Any]]:
-    notebook: dict[str, Any] = json.loads((lab.folder / LESSON).read_text(encoding="utf-8"))
+def cells(lab: Lab, lesson: str = LESSON) -> list[dict[str, Any]]:
+    notebook: dict[str, Any] = json.loads((lab.folder / lesson).read_text(encoding="utf-8"))
     return [{**cell, "source": "".join(cell["source"])} for cell in notebook["cells"]]
 
 
-def place_of(lab: Lab, code: str, after: int = -1) -> int:
+def place_of(lab: Lab, code: str, after: int = -1, lesson: str = LESSON) -> int:
     """The first code cell behind `after` that contains `code`."""
     found = (
         place
-        for place, cell in enumerate(cells(lab))
+        for place, cell in enumerate(cells(lab, lesson))
         if place > after and cell["cell_type"] == "code" and code in cell["source"]
     )
     return next(found)
@@ -233,21 +243,21 @@ def test_a_prediction_is_answered_before_the_run_and_drawn_after_it(lab: Lab, pa
     assert errors(page) == []
 
 
-def wait_until_idle_again(page: Any, lab: Lab) -> None:
+def wait_until_idle_again(page: Any, lab: Lab, lesson: str = LESSON) -> None:
     """The last cell shows its result only when all before it have run."""
     from playwright.sync_api import expect
 
-    last = max(place for place, cell in enumerate(cells(lab)) if cell["cell_type"] == "code")
+    last = max(place for place, cell in enumerate(cells(lab, lesson)) if cell["cell_type"] == "code")
     expect(cell_at(page, last).locator(".jp-InputPrompt")).to_have_text(
         re.compile(r"\[\d+\]"), timeout=1000 * RUN_ALL
     )
     wait_until_idle(page, RUN_ALL)
 
 
-def test_a_moved_slider_draws_another_picture(lab: Lab, page: Any) -> None:
+def move_a_slider(page: Any, place: int) -> None:
+    """And wait until its cell has drawn another picture."""
     from playwright.sync_api import expect
 
-    place = place_of(lab, "lab.knobs(")
     before = picture(page, place)
     slider = output_at(page, place).locator(".widget-slider, .widget-hslider").first
     handle, readout = slider.locator(".noUi-handle"), slider.locator(".widget-readout")
@@ -259,6 +269,10 @@ def test_a_moved_slider_draws_another_picture(lab: Lab, page: Any) -> None:
     while picture(page, place) == before:
         assert time.monotonic() < deadline, "the picture is still the one before"
         page.wait_for_timeout(200)
+
+
+def test_a_moved_slider_draws_another_picture(lab: Lab, page: Any) -> None:
+    move_a_slider(page, place_of(lab, "lab.knobs("))
 
 
 def test_keys_step_through_a_player(lab: Lab, page: Any) -> None:
@@ -295,4 +309,22 @@ def test_a_solved_exercise_says_so(lab: Lab, page: Any) -> None:
     page.keyboard.press("Shift+Enter")
     expect(output_at(page, place)).to_contain_text("Passed")
     expect(output_at(page, place)).not_to_contain_text("Not started")
+    assert errors(page) == []
+
+
+def test_the_lesson_on_races_runs_and_a_race_is_written_down(lab: Lab, browser: Any) -> None:
+    """Threads, tracing and a process of its own for each exercise, in a kernel of a real JupyterLab."""
+    from playwright.sync_api import expect
+
+    page = opened(lab, browser, RACES)
+    wait_until_idle(page, START)
+    choose_from_run_menu(page, "Run All Cells")
+    wait_until_idle_again(page, lab, RACES)
+    assert errors(page) == []
+    move_a_slider(page, place_of(lab, "lab.knobs(", lesson=RACES))
+
+    place = place_of(lab, "\nexercises.check_schedule(", lesson=RACES)
+    replace_source(page, place, 'schedule = "B1 A3 B2"\nexercises.check_schedule(schedule)')
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, place)).to_contain_text("Passed")
     assert errors(page) == []
