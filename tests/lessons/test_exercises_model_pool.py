@@ -185,24 +185,121 @@ class RaisesWhenEmpty(WithQueue):
 
 
 class LooksAndThenTakes:
-    """Checks for a free model without a lock; a pause makes the race certain."""
+    """Looks for a model that is not lent, without a lock."""
 
     def __init__(self, models):
         self.models, self.lent = list(models), set()
 
     @contextmanager
     def borrow(self):
-        while True:
-            free = [model for model in self.models if model not in self.lent]
+        while not (free := [model for model in self.models if model not in self.lent]):
             time.sleep(0.001)
-            if free:
-                break
         model = free[0]
         self.lent.add(model)
         try:
             yield model
         finally:
             self.lent.discard(model)
+
+
+class LooksAndThenPops:
+    def __init__(self, models):
+        self.free = list(models)
+
+    @contextmanager
+    def borrow(self):
+        while not self.free:
+            time.sleep(0.001)
+        model = self.free.pop()
+        try:
+            yield model
+        finally:
+            self.free.append(model)
+
+
+class ReadsAndThenRemoves(LooksAndThenPops):
+    @contextmanager
+    def borrow(self):
+        while not self.free:
+            time.sleep(0.001)
+        model = self.free[0]
+        self.free.remove(model)
+        try:
+            yield model
+        finally:
+            self.free.append(model)
+
+
+class BusyFlags:
+    def __init__(self, models):
+        self.models, self.busy = models, [False] * len(models)
+
+    @contextmanager
+    def borrow(self):
+        place = None
+        while place is None:
+            for number, busy in enumerate(self.busy):
+                if not busy:
+                    place = number
+                    self.busy[number] = True
+                    break
+            time.sleep(0)
+        try:
+            yield self.models[place]
+        finally:
+            self.busy[place] = False
+
+
+class LooksUnderOneLockAndTakesUnderAnother:
+    def __init__(self, models):
+        self.free, self.lock = list(models), threading.Lock()
+
+    @contextmanager
+    def borrow(self):
+        while True:
+            with self.lock:
+                is_one_free = bool(self.free)
+            if is_one_free:
+                break
+            time.sleep(0.001)
+        with self.lock:
+            model = self.free.pop()
+        try:
+            yield model
+        finally:
+            with self.lock:
+                self.free.append(model)
+
+
+class LooksOnceAfterWaiting(WithCondition):
+    """`if` where it must be `while`."""
+
+    @contextmanager
+    def borrow(self):
+        with self.change:
+            if not self.free:
+                self.change.wait()
+            model = self.free.pop()
+        try:
+            yield model
+        finally:
+            with self.change:
+                self.free.append(model)
+                self.change.notify_all()
+
+
+class ChoosesBeforeItIsFree:
+    """In turns, with a lock for each: safe, and unfair to whoever draws a model that is held for long."""
+
+    def __init__(self, models):
+        self.models = [(model, threading.Lock()) for model in models]
+        self.turns = itertools.count()
+
+    @contextmanager
+    def borrow(self):
+        model, lock = self.models[next(self.turns) % len(self.models)]
+        with lock:
+            yield model
 
 
 class HoldsTheLockWhileItWaits:
@@ -267,6 +364,9 @@ def test_the_stub_is_not_started() -> None:
     assert result.verdict is Verdict.NOT_STARTED, result.seen
 
 
+RACE = "at once|lent to two borrowers who waited|Do both under one lock|raised an error"
+
+
 @pytest.mark.parametrize(
     ("pool", "said"),
     [
@@ -277,7 +377,13 @@ def test_the_stub_is_not_started() -> None:
         (NeverReturns, "came back, and somebody who waited"),
         (RaisesWhenEmpty, "borrow() raises Empty: let it wait"),
         # Which of the checks sees it first is a matter of luck; that one does is not.
-        (LooksAndThenTakes, "at once|lent to two borrowers who waited"),
+        (LooksAndThenTakes, RACE),
+        (LooksAndThenPops, RACE),
+        (ReadsAndThenRemoves, RACE),
+        (BusyFlags, RACE),
+        (LooksUnderOneLockAndTakesUnderAnother, RACE),
+        (LooksOnceAfterWaiting, RACE),
+        (ChoosesBeforeItIsFree, "though the other model is free"),
         (HoldsTheLockWhileItWaits, "Giving a model back takes for ever"),
         (NeverWakes, "wake whoever waits"),
         (ReturnsTheModel, "return a context manager"),

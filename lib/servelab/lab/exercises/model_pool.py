@@ -1,7 +1,8 @@
 """The exercises of the lesson on the model pool: say how many instances fit, and write a pool.
 
 `Pool(models)` lends the given models; `with pool.borrow() as model` waits for one. The checks look only at
-who got which model, so any way of waiting will do.
+who got which model, so any way of waiting will do. Races are not left to luck alone: under stress, threads
+often pause between two lines of the learner's code.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from random import Random
+from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
+from servelab.thread_safety.operations import is_yours
 
 PATIENCE = 1.5  # seconds until a borrower who could go on counts as forgotten
 THREADS = 8
 LOANS = 60  # of each thread
-STRESS_PATIENCE = 2.5  # seconds for all of them together; they take about 0.1
+STRESS_PATIENCE = 2.5  # seconds for all of them together; they take about 0.2
+PAUSES = 0.2  # of the lines of the learner's code
+PAUSE = 1e-4  # seconds, in which other threads run
 
 Result = TypeVar("Result")
 
@@ -123,6 +128,7 @@ def check_pool(pool_class: Callable[[list[Any]], Lends]) -> str:
     _expect_all_lent(pool_class)
     _expect_to_wait(pool_class)
     _expect_back_after_an_error(pool_class)
+    _expect_no_idle_model_while_one_waits(pool_class)
     _expect_to_stand_stress(pool_class)
     return (
         f"{THREADS * LOANS} loans by {THREADS} threads: no model was in two hands, none was lost, "
@@ -219,6 +225,23 @@ def _expect_back_after_an_error(pool_class: Callable[[list[Any]], Lends]) -> Non
     after.go()
 
 
+def _expect_no_idle_model_while_one_waits(pool_class: Callable[[list[Any]], Lends]) -> None:
+    """One of two models is held; whoever comes meanwhile, one after the other, gets the second."""
+    pool = pool_class(list(_models(2)))
+    holder = Borrower(pool)
+    if not holder.has_one():
+        raise NotYet("The first borrower waits for ever, though every model is free.")
+    for _ in range(3):
+        passer_by = Borrower(pool)
+        if not passer_by.has_one():
+            raise NotYet(
+                f"{_named(holder.model)} is lent for long, and somebody waits for it though the other model "
+                "is free: lend any free model, not one that was chosen before it was known to be free."
+            )
+        passer_by.go()
+    holder.go()
+
+
 def _expect_to_stand_stress(pool_class: Callable[[list[Any]], Lends]) -> None:
     models = _models(3)
     pool = pool_class(list(models))
@@ -227,8 +250,9 @@ def _expect_to_stand_stress(pool_class: Callable[[list[Any]], Lends]) -> None:
         threading.Thread(target=_borrow_often, args=(pool, number, errors), daemon=True)
         for number in range(1, THREADS + 1)
     ]
-    before = sys.getswitchinterval()
+    before, traced = sys.getswitchinterval(), threading.gettrace()
     sys.setswitchinterval(1e-5)  # Python hands over far more often than usual
+    threading.settrace(_pausing_often(Random(0)))
     try:
         for thread in threads:
             thread.start()
@@ -236,6 +260,7 @@ def _expect_to_stand_stress(pool_class: Callable[[list[Any]], Lends]) -> None:
         for thread in threads:
             thread.join(max(deadline - time.perf_counter(), 0.0))
     finally:
+        threading.settrace(traced)
         sys.setswitchinterval(before)
     for model in models:
         if model.overlap:
@@ -244,13 +269,31 @@ def _expect_to_stand_stress(pool_class: Callable[[list[Any]], Lends]) -> None:
                 "and taking it, another thread may do the same, so do both under one lock."
             )
     if errors:  # after that: giving back what two were lent often fails, too
-        raise errors[0]
+        raise NotYet(
+            f"Under stress your pool raised {type(errors[0]).__name__} ({errors[0]}): between looking for a "
+            "free model and taking it, another thread took it. Do both under one lock, and look again after "
+            "waiting (`while`, not `if`)."
+        )
     if any(thread.is_alive() for thread in threads):
         raise NotYet(
             f"Under stress the pool came to a stop within {THREADS * LOANS} loans: somebody waits for a "
             "model that is free, or for a lock that nobody opens."
         )
     _expect_all_back(pool, models)
+
+
+def _pausing_often(draw: Random) -> Callable[[FrameType, str, Any], Any]:
+    """A trace function that lets other threads run between two lines of the learner's code, now and then."""
+
+    def at_line(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line" and draw.random() < PAUSES:
+            time.sleep(PAUSE)
+        return at_line
+
+    def at_call(frame: FrameType, event: str, _: Any) -> Any:
+        return at_line if is_yours(frame.f_code, frame.f_globals) else None
+
+    return at_call
 
 
 def _borrow_often(pool: Lends, number: int, errors: list[Exception]) -> None:
