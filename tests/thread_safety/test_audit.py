@@ -23,6 +23,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from servelab.lab.exercises.thread_safety import Ward, ward_round
 from servelab.thread_safety import AuditReport, Kind, Verdict, audit
 
 X = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
@@ -709,3 +710,12 @@ def test_time_stays_proportional_to_the_model() -> None:
         return count
 
     assert looks(40) < 2.5 * looks(20) + 200
+
+
+def test_cures_name_the_findings_they_are_for() -> None:
+    """eval() alone does not cure what forward itself writes."""
+    report = ward_round()
+    assert "Cures: for 3, 4, 5, call model.eval() once" in report.sentence
+    assert "for 1, 2, keep it in a local variable" in report.sentence
+    one = audit(Ward().eval(), torch.ones(2, 4))
+    assert "Cure: keep it in a local variable" in one.sentence

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+MOST_CURES, MOST_NUMBERS = 3, 6  # in the sentence; the findings below it have all of them
 WIDTH = 98  # characters of a line that a notebook shows without breaking it
 
 
@@ -146,17 +147,27 @@ def judge(model: str, findings: Sequence[Finding], interference: Interference) -
         )
     elif all(one.kind in (Kind.REWRITTEN, Kind.WRAPPER) for one in open_ones):
         verdict = Verdict.SUSPECT
-        sentence = f"nothing came out wrong, but do not share this {model} yet. {_cures(open_ones)}"
+        sentence = f"nothing came out wrong, but do not share this {model} yet. {_cures(problems)}"
     else:
         verdict = Verdict.UNSAFE
-        sentence = f"this {model} changes what other calls see. {_cures(open_ones)}"
+        sentence = f"this {model} changes what other calls see. {_cures(problems)}"
     return AuditReport(model, verdict, sentence, tuple(findings), interference)
 
 
-def _cures(findings: Sequence[Finding]) -> str:
-    """The cures, each once, the most frequent first."""
-    cures = [one.cure for one in findings if not one.guarded]
-    different = sorted(set(cures), key=lambda cure: (-cures.count(cure), cures.index(cure)))
-    if not different:
+def _cures(problems: Sequence[Finding]) -> str:
+    """The cures, each once, the most frequent first, and where there are several, of which findings."""
+    numbers: dict[str, list[int]] = {}
+    for number, one in enumerate(problems, start=1):
+        if not one.guarded:
+            numbers.setdefault(one.cure, []).append(number)
+    if not numbers:
         return "Lend out instances from a pool, or guard the whole call with a lock."
-    return "Cure: " + "; or ".join(different[:2]) + "."
+    if len(numbers) == 1:
+        return f"Cure: {next(iter(numbers))}."
+    by_frequency = sorted(numbers.items(), key=lambda item: -len(item[1]))
+    cures = [f"for {_listed(some)}, {cure}" for cure, some in by_frequency[:MOST_CURES]]
+    return f"Cures: {'; '.join(cures)}."
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:MOST_NUMBERS])) + (" ..." if len(numbers) > MOST_NUMBERS else "")
