@@ -30,6 +30,8 @@ from servelab.thread_safety import audit, specimens
         (3, Verdict.NOT_YET, "finding 4 (norm.running_mean) is gone, too"),
         ([9], Verdict.NOT_YET, "no finding 9"),
         ([], Verdict.NOT_YET, "is gone, too"),
+        ("345", Verdict.NOT_YET, "write a list of numbers"),
+        ([3, "4"], Verdict.NOT_YET, "write a list of numbers"),
     ],
 )
 def test_reading_an_audit(answer, verdict: Verdict, said: str) -> None:

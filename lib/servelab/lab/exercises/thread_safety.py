@@ -47,9 +47,12 @@ def check_cured_by_eval(report: AuditReport, answer: Sequence[int] | int | None)
     """Which of the numbered findings are gone once the model is in eval mode."""
     if answer is None:
         raise NotStarted("Write a list of numbers in place of None, as in [1, 4].")
+    if isinstance(answer, int):
+        answer = [answer]
+    if not isinstance(answer, list | tuple | set) or not all(isinstance(one, int) for one in answer):
+        raise NotYet(f"This is {answer!r}: write a list of numbers, as in [1, 4].")
     left = {(one.path, one.name) for one in audit(Ward().eval(), _rows(3)).problems}
     cured = [n for n, one in enumerate(report.problems, start=1) if (one.path, one.name) not in left]
-    answer = [answer] if isinstance(answer, int) else answer
     wrong = sorted(set(answer) - set(range(1, len(report.problems) + 1)))
     if wrong:
         raise NotYet(f"There is no finding {wrong[0]}: they are numbered from 1 to {len(report.problems)}.")
@@ -117,11 +120,36 @@ def adding(kind: type[Tally], threads: int = 2) -> CriticalSection:
     return CriticalSection(kind, [kind.add] * threads, all_counted, watch=lambda one: f"value = {one.value}")
 
 
+def calling(specimen: specimens.Specimen) -> CriticalSection:
+    """Two threads that each call one layer with an input of their own; A must get what A gets alone.
+
+    Shown of the layer: whose input it keeps.
+    """
+    mine, yours = specimen.inputs(2)
+    alone = specimen.build()(*mine)
+
+    def a_gets_its_own_answer(layer: nn.Module, results: list[Tensor]) -> None:
+        assert torch.equal(results[0], alone), "A's answer contains B's input"
+
+    def whose(layer: nn.Module) -> str:
+        kept = getattr(layer, "kept", None)
+        return "kept: nothing" if kept is None else f"kept: {'A' if kept is mine[0] else 'B'}'s input"
+
+    return CriticalSection(
+        specimen.build,
+        [lambda layer: layer(*mine), lambda layer: layer(*yours)],
+        a_gets_its_own_answer,
+        whose,
+    )
+
+
 @exercise
 def check_schedule(schedule: str | None) -> str:
     """A schedule under which an update is lost, and the last to write is B."""
     if not schedule:
         raise NotStarted('Write a schedule between the quotation marks, such as "A3 B3".')
+    if not isinstance(schedule, str):
+        raise NotYet(f'This is {schedule!r}: write the schedule between quotation marks, such as "A3 B3".')
     try:
         run = replay(adding(Tally), f"{PYTHON}:{schedule.removeprefix(f'{PYTHON}:')}")
     except ValueError as misfit:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, cut_to, lines_height, title
-from servelab.thread_safety.hammer import Call, HammerReport, Outcome
+from servelab.thread_safety.hammer import Call, HammerReport, Outcome, StateDifference
 
 MOST_CALLS = 80  # more would be too narrow to tell apart
 BEFORE = 0.2  # of those, how many come before the first that is wrong
@@ -55,7 +55,7 @@ def hammered(report: HammerReport, *, says: str = "") -> Drawing:
         axes.set_xlabel(_evidence(report, shown))
         _legend(axes, report)
         if report.changed_state:
-            left = cut_to(f"left behind: {report.changed_state[0]}", 0.86 * palette.WIDTH)
+            left = cut_to(_left_behind(report.changed_state[0]), 0.86 * palette.WIDTH)
             figure.text(0.11, 0.1 / height, left, va="bottom")
         title(figure, axes, says)
     return Drawing(figure, _words(report, says))
@@ -104,8 +104,16 @@ def _legend(axes: Axes, report: HammerReport) -> None:
 
 
 def _evidence(report: HammerReport, shown: Sequence[Call]) -> str:
-    window = "" if len(shown) == len(report.calls) else f"{len(shown)} of {len(report.calls):,} calls   ·   "
+    total = len(report.calls)
+    window = "" if len(shown) == total else f"{len(shown)} of {total:,} calls are drawn   ·   "
     return f"milliseconds   ·   {window}{report.torch_threads} torch thread in each   ·   measured"
+
+
+def _left_behind(state: StateDifference) -> str:
+    threaded, alone = (
+        f"{one:.4g}" if isinstance(one, float) else one for one in (state.threaded, state.serial)
+    )
+    return f"left behind in the model: {state.path} is {threaded}, after one thread alone {alone}"
 
 
 def _default_title(report: HammerReport) -> str:
