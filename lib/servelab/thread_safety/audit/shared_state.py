@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import inspect
 import random
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -20,7 +22,8 @@ from torch import nn
 
 from servelab.thread_safety.audit.report import Kind
 from servelab.thread_safety.copying import is_lock
-from servelab.thread_safety.fingerprint import content, fingerprint
+from servelab.thread_safety.fingerprint import DEPTH, ENTRIES, content, fingerprint
+from servelab.thread_safety.operations import is_file_of_yours, is_yours
 
 # What each owner has, by kind and name, and what it looks like now.
 Look = dict[tuple[Kind, str], Any]
@@ -28,6 +31,7 @@ Look = dict[tuple[Kind, str], Any]
 # Attributes that every module has: looked at in another way, or not shared state.
 _OF_TORCH = frozenset(nn.Module().__dict__) - {"training"}
 _NOT_STATE = (threading.Semaphore, torch._C.ScriptMethod)  # a lock, and what a ScriptModule finds once
+SMALL = 4096  # numbers of a weight that is looked at whole at every line
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -51,16 +55,21 @@ def module_owner(path: str, module: nn.Module) -> Owner:
         }
         found |= {(Kind.BUFFER, name): fingerprint(value) for name, value in module._buffers.items()}
         found |= {(Kind.PARAMETER, name): _weight(value) for name, value in module._parameters.items()}
+        found[Kind.ATTRIBUTE, "modules"] = tuple((name, id(one)) for name, one in module._modules.items())
+        found[Kind.ATTRIBUTE, "hooks"] = tuple(map(id, hooks(module)))
         return found
 
     return Owner(path, ("module", id(module)), look)
 
 
 def _weight(parameter: torch.Tensor | None) -> Any:
-    """Weights are large and read at every line: their version counter has to do."""
+    """Weights are large and read at every line: of all but the smallest, the version counter has to do."""
     if parameter is None or nn.parameter.is_lazy(parameter) or parameter.is_inference():
         return type(parameter)
-    return id(parameter), parameter._version
+    seen = id(parameter), parameter._version
+    if type(parameter) is not nn.Parameter or parameter.device.type != "cpu" or parameter.is_mkldnn:
+        return seen
+    return *seen, parameter.data_ptr(), content(parameter) if parameter.numel() <= SMALL else 0
 
 
 def weights_owner(path: str, module: nn.Module) -> Owner:
@@ -79,6 +88,71 @@ def weights_owner(path: str, module: nn.Module) -> Owner:
 
 def _numbers(weight: torch.Tensor) -> Any:
     return fingerprint(weight.detach())[2:]
+
+
+def reached(model: nn.Module) -> tuple[list[tuple[str, nn.Module]], list[tuple[str, Any]]]:
+    """All modules with their paths, also those that only an attribute holds; and the plain objects.
+
+    Plain objects are those of somebody's own classes; a library looks after its own.
+    """
+    modules, objects, seen = list(model.named_modules()), [], {id(one) for one in model.modules()}
+    ahead: list[tuple[str, Any, int]] = [(path, one, DEPTH) for path, one in modules]
+    while ahead:
+        path, holder, depth = ahead.pop()
+        for step, value in _parts(holder) if depth else ():
+            if id(value) in seen or isinstance(value, _LEAVES):
+                continue
+            seen.add(id(value))
+            where = f"{path}{step}".removeprefix(".")
+            if isinstance(value, nn.Module):
+                modules += (
+                    found := [
+                        (f"{where}.{inner}".removesuffix("."), one) for inner, one in value.named_modules()
+                    ]
+                )
+                seen |= {id(one) for _, one in found}
+                ahead += [(inside, one, depth - 1) for inside, one in found]
+                continue
+            if is_plain_object(value):
+                objects.append((where, value))
+            ahead.append((where, value, depth - 1))
+    return modules, objects
+
+
+_LEAVES = (str, bytes, int, float, torch.Tensor, type, ModuleType, FunctionType, threading.local)
+
+
+def _parts(holder: Any) -> list[tuple[str, Any]]:
+    if isinstance(holder, nn.Module):
+        return [(f".{name}", one) for name, one in vars(holder).items() if name not in _OF_TORCH]
+    if isinstance(holder, Mapping):
+        return [(f"[{key!r}]", one) for key, one in list(holder.items())[:ENTRIES]]
+    if isinstance(holder, list | tuple):
+        return [(f"[{place}]", one) for place, one in enumerate(holder[:ENTRIES])]
+    if isinstance(holder, weakref.ref):
+        return [("", holder())]
+    return [(f".{name}", one) for name, one in vars(holder).items()] if is_plain_object(holder) else []
+
+
+def is_plain_object(value: Any) -> bool:
+    """An object of a class of yours, with attributes."""
+    return hasattr(value, "__dict__") and not is_lock(value) and is_class_of_yours(type(value))
+
+
+def is_class_of_yours(kind: type) -> bool:
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return kind.__module__ not in sys.builtin_module_names and (file is None or is_file_of_yours(file))
+
+
+def object_owner(path: str, value: Any) -> Owner:
+    """The attributes of an object that a module holds."""
+
+    def look() -> Look:
+        return {
+            (Kind.ATTRIBUTE, name): fingerprint(one) for name, one in vars(value).items() if not is_lock(one)
+        }
+
+    return Owner(path, ("object", id(value)), look)
 
 
 def class_owner(path: str, module: nn.Module) -> Owner:
@@ -114,8 +188,13 @@ def functions_with_variables(module: nn.Module) -> Iterator[FunctionType]:
                     yield plain
 
 
-def function_owner(path: str, function: Callable[..., Any], kind: Kind) -> Owner:
-    """What a function may change outside itself: variables of its closure, the object it belongs to."""
+def function_owner(
+    path: str, function: Callable[..., Any], kind: Kind, of_model: frozenset[int] = frozenset()
+) -> Owner:
+    """What a function may change outside itself: variables of its closure, the object it belongs to.
+
+    of_model: ids of the modules that are looked at anyway.
+    """
     plain = getattr(function, "__func__", function)
     belongs_to = function.__self__ if isinstance(function, MethodType) else None
     if not isinstance(plain, FunctionType):
@@ -123,8 +202,8 @@ def function_owner(path: str, function: Callable[..., Any], kind: Kind) -> Owner
 
     def look() -> Look:
         found: Look = {}
-        if belongs_to is not None and not isinstance(belongs_to, nn.Module):
-            found[kind, type(belongs_to).__name__] = fingerprint(belongs_to)
+        if belongs_to is not None and id(belongs_to) not in of_model:
+            found[kind, type(belongs_to).__name__] = fingerprint(belongs_to, modules=True)
         if isinstance(plain, FunctionType):
             cells = zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True)
             found |= {(kind, name): _inside(cell) for name, cell in cells}
@@ -142,16 +221,39 @@ def _inside(cell: Any) -> Any:
 
 
 def globals_owner(path: str, code: CodeType, names: Mapping[str, Any], kind: Kind) -> Owner:
-    """Global variables that a function names, unless they are classes or modules."""
+    """Global variables that a function names; of classes, modules and functions, the attributes it names."""
+    named = frozenset(code.co_names)
 
     def look() -> Look:
-        return {
-            (kind, name): fingerprint(names[name])
-            for name in code.co_names
-            if name in names and not isinstance(names[name], type | ModuleType)
-        }
+        found: Look = {}
+        for name in named & names.keys():
+            if not isinstance(names[name], type | ModuleType):
+                found[kind, name] = fingerprint(names[name])
+            found |= {(kind, path): fingerprint(one) for path, one in _attributes(name, names[name], named)}
+        return found
 
     return Owner(path, ("globals", id(code)), look)
+
+
+def _attributes(path: str, holder: Any, named: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Those of a class, module or function of yours; classes in it included."""
+    if not isinstance(holder, type | ModuleType | FunctionType) or not _is_of_yours(holder):
+        return
+    for name, one in list(vars(holder).items()):
+        if name in named and not name.startswith("__"):
+            if isinstance(one, type):
+                yield from _attributes(f"{path}.{name}", one, named)
+            elif not callable(one) and not isinstance(one, ModuleType) and not hasattr(one, "__get__"):
+                yield f"{path}.{name}", one
+
+
+def _is_of_yours(holder: type | ModuleType | FunctionType) -> bool:
+    if isinstance(holder, ModuleType):
+        file = getattr(holder, "__file__", None)
+        return file is not None and is_file_of_yours(file)
+    if isinstance(holder, FunctionType):
+        return is_yours(holder.__code__, holder.__globals__)
+    return is_class_of_yours(holder)
 
 
 def inputs_owner(tensors: Sequence[torch.Tensor]) -> Owner:

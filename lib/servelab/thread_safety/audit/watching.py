@@ -6,6 +6,7 @@ or hook owns. Runs on one thread; knows nothing about verdicts.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import linecache
 import sys
@@ -28,6 +29,8 @@ from servelab.thread_safety.audit.shared_state import (
     globals_owner,
     hooks,
     module_owner,
+    object_owner,
+    reached,
     weights_owner,
 )
 from servelab.thread_safety.fingerprint import is_replaced_by_equal
@@ -35,6 +38,7 @@ from servelab.thread_safety.locks import ScheduledLock, ScheduledRLock
 from servelab.thread_safety.operations import is_yours, rewritten_attributes
 
 # Where torch stores attributes and calls forward: a change there is the doing of the line that asked for it.
+FEW = 16  # modules below one, which are all looked at
 _MACHINERY = str(Path(nn.Module.__call__.__code__.co_filename))
 
 
@@ -72,7 +76,6 @@ class Guard:
 
     def __init__(self) -> None:
         self._locks: list[ScheduledLock] = []
-        self._releases = 0
         self._semaphores: list[threading.Semaphore] = []
 
     def know(self, model: nn.Module) -> None:
@@ -93,12 +96,28 @@ class Guard:
         self._locks.append(lock)
         return lock
 
-    def held_since_last_time(self) -> bool:
-        """Whether a lock is held, or was until just now: `with lock: …` on one line is over at its end."""
-        releases = sum(lock.releases for lock in self._locks)
-        since, self._releases = releases - self._releases, releases
-        held = any(lock.locked() for lock in self._locks) or any(one._value == 0 for one in self._semaphores)
-        return since > 0 or held
+    def releases(self) -> int:
+        """How often a lock has become free."""
+        return sum(lock.releases for lock in self._locks)
+
+    def is_held(self) -> bool:
+        return any(lock.locked() for lock in self._locks) or any(one._value == 0 for one in self._semaphores)
+
+
+class _Line:
+    """What one frame knows of locks: a lock held at its line, or released since its last one.
+
+    Each frame keeps its own count: `with lock: ...` is over at the end of a line, also when it stands in a
+    function which that line calls.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._releases = guard.releases()
+
+    def was_guarded(self) -> bool:
+        before, self._releases = self._releases, self._guard.releases()
+        return self._releases > before or self._guard.is_held()
 
 
 class Watch:
@@ -109,22 +128,31 @@ class Watch:
         self._model = model
         self._guard = guard
         self._everywhere = everywhere
-        self._of_module = {id(one): module_owner(path, one) for path, one in model.named_modules()}
-        self._children = {
-            id(one): [self._of_module[id(child)] for child in one.children()]
-            for one in model.modules()
-            if not isinstance(one, nn.Sequential)  # many children, and it writes on none
-        }
-        self._weights = [weights_owner(path, one) for path, one in model.named_modules()]
-        self._classes = {id(one): class_owner(path, one) for path, one in model.named_modules()}
-        self._of_hook = {
-            code_of(hook): (path, hook) for path, one in model.named_modules() for hook in hooks(one)
-        }
+        inside, objects = reached(model)
+        self._of_module = {id(one): module_owner(path, one) for path, one in inside}
+        self._of_object = {id(one): object_owner(path, one) for path, one in objects}
+        self._below = {id(one): self._owners_below(one) for _, one in inside}
+        self._weights = [weights_owner(path, one) for path, one in inside]
+        self._classes = {id(one): class_owner(path, one) for path, one in inside}
+        self._of_hook: dict[CodeType | None, list[tuple[str, Callable[..., Any]]]] = {}
+        for path, one in inside:
+            for hook in hooks(one):
+                self._of_hook.setdefault(code_of(hook), []).append((path, hook))
         self._of_method = {
-            one.__code__: one for module in model.modules() for one in functions_with_variables(module)
+            function.__code__: function for _, one in inside for function in functions_with_variables(one)
         }
+        self._of_twin = frozenset(id(one) for one in model.modules())
+        self._last = _Line(guard)
         guard.know(model)
         self._seen: dict[tuple[str, int], Look] = {}
+
+    def _owners_below(self, module: nn.Module) -> list[Owner]:
+        """A module may write on those it contains: on all of them, or where there are many, the nearest."""
+        if isinstance(module, nn.Sequential):  # many children, and it writes on none
+            return []
+        below = [one for one in module.modules() if one is not module]
+        nearest = below if len(below) <= FEW else list(module.children())
+        return [self._of_module[id(one)] for one in nearest]
 
     def call(self, work: Callable[[], Any]) -> Any:
         """Do the work, watched. What watched the thread before (a debugger, coverage) is put back."""
@@ -140,12 +168,13 @@ class Watch:
         return result
 
     def _all(self) -> list[Owner]:
-        return [*self._of_module.values(), *self._classes.values(), *self._everywhere, *self._weights]
+        own = [*self._of_module.values(), *self._of_object.values(), *self._classes.values()]
+        return [*own, *self._everywhere, *self._weights]
 
     def _compare_all(self) -> None:
         """What no watched line explains is laid to the model's forward as a whole."""
         forward = code_of(inspect.getattr_static(self._model, "forward", None)) or _UNKNOWN
-        self._compare(self._all(), forward, forward.co_firstlineno, self._guard.held_since_last_time())
+        self._compare(self._all(), forward, forward.co_firstlineno, self._last.was_guarded())
 
     def _enter(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         owners = self._owners(frame)
@@ -159,11 +188,13 @@ class Watch:
         last = frame.f_lineno
         of_module = owners[0].key[0] == "module"
         rewritten = rewritten_attributes(frame.f_code) if of_module else {}
+        locks = _Line(self._guard)
 
         def at_line(frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
             nonlocal last
             if event in ("line", "return"):
-                guarded = self._guard.held_since_last_time()
+                guarded = locks.was_guarded()
+                self._last.was_guarded()
                 self._compare(owners, frame.f_code, last, guarded)
                 for name in rewritten.get(last, ()):
                     self._note(Kind.REWRITTEN, owners[0].path, name, frame.f_code, last, guarded)
@@ -178,33 +209,37 @@ class Watch:
         if code.co_filename == _MACHINERY:
             return []
         if code in self._of_hook:
-            path, hook = self._of_hook[code]
-            given = [
-                self._of_module[id(one)] for one in frame.f_locals.values() if id(one) in self._of_module
-            ]
+            given = [self._of_module[id(one)] for one in _given(frame) if id(one) in self._of_module]
             own = [
-                function_owner(path, hook, Kind.HOOK),
-                globals_owner(path, code, frame.f_globals, Kind.HOOK),
+                owner
+                for path, hook in self._of_hook[code]
+                for owner in (
+                    function_owner(path, hook, Kind.HOOK, self._of_twin),
+                    globals_owner(path, code, frame.f_globals, Kind.HOOK),
+                )
             ]
             return [*own, *given, *self._everywhere]
         first = code.co_varnames[0] if code.co_argcount else "self"
         module = self._of_module.get(id(frame.f_locals.get(first)))
+        if not is_yours(code, frame.f_globals):
+            return [] if module is None else [module, *self._below[module.key[1]], *self._everywhere]
         if module is None:
             return self._of_plain_function(frame)
-        children = self._children.get(module.key[1], [])  # a module may write on those it contains
-        if not is_yours(code, frame.f_globals):
-            return [module, *children, *self._everywhere]
-        own = [module, *children, self._classes[module.key[1]]]
+        own = [module, *self._below[module.key[1]], self._classes[module.key[1]]]
         own.append(globals_owner(module.path, code, frame.f_globals, Kind.OUTSIDE))
         if code in self._of_method:
-            own.append(function_owner(module.path, self._of_method[code], Kind.OUTSIDE))
-        return [*own, *self._everywhere]
+            own.append(function_owner(module.path, self._of_method[code], Kind.OUTSIDE, self._of_twin))
+        return [*own, *self._given_by_name(frame, beside=module), *self._everywhere]
 
     def _of_plain_function(self, frame: FrameType) -> list[Owner]:
-        code = frame.f_code
-        if not is_yours(code, frame.f_globals):
-            return []
-        return [globals_owner("", code, frame.f_globals, Kind.OUTSIDE), *self._everywhere]
+        own = globals_owner("", frame.f_code, frame.f_globals, Kind.OUTSIDE)
+        return [own, *self._given_by_name(frame), *self._everywhere]
+
+    def _given_by_name(self, frame: FrameType, beside: Owner | None = None) -> list[Owner]:
+        """Modules, and objects that the model holds, among what a function was given."""
+        known = {**self._of_object, **self._of_module}
+        given = {id(one): known[id(one)] for one in _given(frame) if id(one) in known}
+        return [owner for owner in given.values() if owner is not beside]
 
     def _compare(self, owners: Sequence[Owner], code: CodeType, line: int, guarded: bool) -> None:
         for owner in owners:
@@ -222,8 +257,18 @@ class Watch:
             self.changes.append(change)
 
 
+def _given(frame: FrameType) -> list[Any]:
+    """What a function was given when it was called: arguments, and variables around it."""
+    code = frame.f_code
+    count = code.co_argcount + code.co_kwonlyargcount
+    names = (*code.co_varnames[:count], *code.co_freevars)
+    return [frame.f_locals[name] for name in names if name in frame.f_locals]
+
+
 def code_of(function: Any) -> CodeType | None:
     """Of a function, a method, or an object that can be called; None where it is not written in Python."""
+    while isinstance(function, functools.partial):
+        function = function.func
     plain = getattr(function, "__func__", function)
     plain = plain if hasattr(plain, "__code__") else vars(type(plain)).get("__call__")
     code = getattr(plain, "__code__", None)
