@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from servelab.memory import ActivationTally, Counting, graph_bytes, parallel_memory
+from servelab.memory import ActivationTally, Counting, activations, graph_bytes, parallel_memory
 from servelab.thread_safety.specimens.generation import tiny_llama
 
 ROWS, WIDTH, WIDE = 8, 16, 256
@@ -220,3 +220,60 @@ def test_a_real_allocator_that_refuses_fails_one_request() -> None:
         [sys.executable, "-c", textwrap.dedent(REAL_LIMIT)], capture_output=True, text=True, timeout=120
     )
     assert done.stdout.splitlines() == ["2 1 2", "RuntimeError", "True"], done.stdout + done.stderr
+
+
+class LockedAtTheWidest(nn.Module):
+    """No two requests can stand at their widest moments at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.lock = network(), threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            return self.network(x)
+
+
+def test_threads_that_cannot_meet_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "PATIENCE", 0.2)
+    report = parallel_memory(LockedAtTheWidest(), inputs(), threads=3)
+    assert (report.served, report.together) == (3, False)
+    assert parallel_memory(network(), inputs(), threads=3).together
+
+
+class GoesOn(nn.Module):
+    """Takes a smaller batch when it was refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return self.network(x)
+        except torch.OutOfMemoryError:
+            pass
+        return self.network(x[:1])
+
+
+def test_a_model_that_goes_on_after_a_refusal_holds_nobody_up() -> None:
+    report = parallel_memory(GoesOn(), inputs(), threads=3, limit_bytes=3 * ONE_WIDE)
+    assert report.served == 3
+    assert not all(one.right for one in report.outcomes)
+
+
+def test_a_request_that_ends_its_thread_fails_alone() -> None:
+    def leaves_on_the_third(x: Tensor) -> Tensor:
+        calls.append(x)
+        if len(calls) == 3:  # twice alone, to look
+            raise SystemExit
+        return x + 1
+
+    calls: list[Tensor] = []
+    report = parallel_memory(leaves_on_the_third, inputs(), threads=2, together=False)
+    assert (report.served, report.failed) == (1, 1)
+
+
+def test_sparse_activations_are_counted_by_their_parts() -> None:
+    report = parallel_memory(lambda x: x.to_sparse(), [torch.eye(64)], threads=1)
+    assert report.one_alone_bytes >= 64 * (4 + 2 * 8)

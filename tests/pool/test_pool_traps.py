@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -593,3 +594,69 @@ def test_loans_are_remembered_with_their_users() -> None:
     assert (first.user, first.instance, first.end) == ("user 1", 1, LoanEnd.RETURNED)
     assert (second.user, second.ended, second.end) == (threading.current_thread().name, None, None)
     assert first.asked <= first.began <= first.ended <= second.asked
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_a_rebuild_for_a_coroutine_that_fails_in_any_way_keeps_the_place(error: type[BaseException]) -> None:
+    fails = False
+
+    def build() -> Model:
+        if fails:
+            raise error
+        return Model()
+
+    async def main() -> None:
+        nonlocal fails
+        pool = ModelPool(build, 1, progress=False)
+        spoil(pool)
+        fails = True
+        with pytest.raises((BuildFailed, SystemExit)):
+            await pool.run_async(Model.__call__, 1)
+        fails = False
+        assert await pool.run_async(Model.__call__, 1, timeout=5) == 2
+        await pool.close_async()
+
+    asyncio.run(main())
+
+
+def test_without_a_thread_to_work_in_the_place_is_kept(monkeypatch) -> None:
+    async def main() -> None:
+        pool = new_pool()
+        submit = pool._caretaker._threads.submit
+        monkeypatch.setattr(pool._caretaker._threads, "submit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await pool.run_async(Model.__call__, 1)
+        monkeypatch.setattr(pool._caretaker._threads, "submit", submit)
+        assert await pool.run_async(Model.__call__, 1, timeout=5) == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where a finalizer is hit
+@pytest.mark.parametrize("where", range(1, 90))
+def test_an_interrupt_at_any_line_of_a_change_leaves_the_pool_whole(where: int) -> None:
+    """Ctrl-C comes at any moment, also between two lines of the bookkeeping."""
+    pool = new_pool()
+    lines = 0
+
+    def interrupt(frame, event, _):
+        nonlocal lines
+        if "servelab/pool/lending" not in frame.f_code.co_filename.replace("\\", "/"):
+            return interrupt
+        if event == "line":
+            lines += 1
+            if lines == where:
+                raise KeyboardInterrupt
+        return interrupt
+
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        with pool.borrow(timeout=0.01):
+            pass
+    except (KeyboardInterrupt, TimeoutError):
+        pass
+    finally:
+        sys.settrace(before)
+    borrowed_now(pool)
+    borrowed_now(pool)

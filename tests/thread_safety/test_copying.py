@@ -1,12 +1,15 @@
 """A fresh copy shares nothing but what it is told to share."""
 
 import copy
+import functools
 import threading
 
 import pytest
 import torch
 from torch import nn
 
+from servelab.pool import ModelPool
+from servelab.thread_safety import Verdict, audit
 from servelab.thread_safety.copying import fresh_copy
 
 
@@ -63,3 +66,63 @@ def test_what_cannot_be_copied_is_named() -> None:
     model.rows = (number for number in range(3))
     with pytest.raises(TypeError, match="generator"):
         fresh_copy(model)
+
+
+def patched() -> nn.Linear:
+    """A forward that was put around the model's own, as profilers and adapters do."""
+    model = nn.Linear(3, 2)
+    inner = model.forward
+
+    @functools.wraps(inner)
+    def stashing(x: torch.Tensor) -> torch.Tensor:
+        model.kept = x
+        return inner(x) + model.kept.sum()
+
+    model.forward = stashing
+    return model
+
+
+def test_a_function_that_holds_the_model_holds_the_copy_in_a_copy() -> None:
+    model = patched()
+    twin = fresh_copy(model)
+    twin(torch.ones(1, 3))
+    assert hasattr(twin, "kept")
+    assert not hasattr(model, "kept")
+    assert audit(patched().eval(), torch.ones(1, 3)).verdict is Verdict.UNSAFE
+
+
+def test_each_instance_of_a_pool_has_its_own_patch() -> None:
+    pool = ModelPool(patched, 2, share_weights=True, progress=False)
+    with pool.borrow() as one, pool.borrow() as other:
+        one(torch.ones(1, 3))
+        assert hasattr(one, "kept")
+        assert not hasattr(other, "kept")
+
+
+def test_a_function_that_does_not_hold_the_model_stays_the_same() -> None:
+    model, store = nn.Linear(3, 2), {}
+    model.keep = lambda x: store.update(x=x)
+    assert fresh_copy(model).keep is model.keep
+
+
+class Local(threading.local):
+    def __init__(self) -> None:
+        self.ready = True
+
+
+def test_a_subclass_of_a_thread_local_is_made_anew() -> None:
+    model = nn.Linear(3, 2)
+    model.here = Local()
+    model.here.kept = 1
+    twin = fresh_copy(model)
+    assert twin.here is not model.here
+    assert twin.here.ready
+    assert not hasattr(twin.here, "kept")
+
+
+def test_a_model_that_copies_itself_may_be_copied() -> None:
+    class Copies(nn.Linear):
+        def __deepcopy__(self, memo: dict[int, object]) -> nn.Linear:
+            return fresh_copy(nn.Linear(3, 2))
+
+    assert type(fresh_copy(Copies(3, 2))) is nn.Linear

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,14 @@ def test_what_contains_itself_is_read_once() -> None:
         (1.5, 1.5, True),
         (math.nan, math.nan, True),
         (np.zeros(2), np.ones(2), False),
+        (np.float32(1.5), np.float32(1.5), True),
+        (np.float32(1.5), np.float32(2.5), False),
+        ([np.int64(1)], [np.int64(2)], False),
+        (np.array(["cat", "dog"]), np.array(["cat", "dog"]), True),
+        (np.array(["cat", "dog"]), np.array(["cat", "cow"]), False),
+        (np.array([None, 1]), np.array([None, 2]), False),
+        (bytearray(b"a"), bytearray(b"b"), False),
+        (Decimal(1), Decimal(2), False),
         (Answer(X), Answer(X), True),
         (Answer(X), Answer(X + 1), False),
         (object(), object(), True),
@@ -110,3 +119,10 @@ def test_what_contains_itself_is_read_once() -> None:
 def test_answers_are_compared_to_the_last_number(one: Any, other: Any, same: bool) -> None:
     assert alike(one, other, TOLERANCE) is same
     assert alike(other, one, TOLERANCE) is same
+
+
+def test_sparse_outputs_of_inference_are_compared_outside_it() -> None:
+    with torch.inference_mode():
+        one, other = X.to_sparse_csr(), (2 * X).to_sparse_csr()
+    assert alike(one, one, TOLERANCE)
+    assert not alike(one, other, TOLERANCE)

@@ -421,3 +421,12 @@ def test_a_run_leaves_no_thread_behind() -> None:
     for _ in range(20):
         through({"A": steps_of([], 3), "B": steps_of([], 3)}, by_turns)
     assert not scheduled_threads()
+
+
+@pytest.mark.parametrize("use", ["notify", "notify_all"])
+def test_to_notify_without_the_lock_is_an_error_as_in_threading(use: str) -> None:
+    for condition in (threading.Condition(), ScheduledCondition()):
+        with pytest.raises(RuntimeError, match="un-acquired lock"):
+            getattr(condition, use)()
+        with condition:
+            getattr(condition, use)()

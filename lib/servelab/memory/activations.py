@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from servelab.thread_safety.copying import fresh_copy
 from servelab.thread_safety.leaves import alike
 
 TOLERANCE = 1e-5
+PATIENCE = 5.0  # seconds, at least, that a thread waits at its widest moment for the others …
+SLOWER = 10  # … and at least so many times what they all need one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class RequestOutcome:
 
     thread: int
     output: Any = field(repr=False)
-    error: Exception | None
+    error: BaseException | None
     right: bool
 
     @property
@@ -98,7 +101,8 @@ def parallel_memory(
         raise ValueError(f"{threads} threads and {len(inputs)} inputs: give at least one of each.")
     given = [one if isinstance(one, tuple) else (one,) for one in inputs][:threads]
     alone = [_alone(model, arguments, inference) for arguments in given]
-    crew = _Crew(ActivationTally(limit_bytes), threads, together)
+    patience = max(PATIENCE, SLOWER * threads * max(one.seconds for one in alone))
+    crew = _Crew(ActivationTally(limit_bytes), threads, together, patience)
     device = _DevicePeak()
     outcomes: dict[int, RequestOutcome] = {}
 
@@ -113,7 +117,7 @@ def parallel_memory(
     _in_threads([functools.partial(serve, thread) for thread in range(threads)])
     return MemoryReport(
         threads=threads,
-        together=together,
+        together=crew.together,
         limit_bytes=limit_bytes,
         one_alone_bytes=max(one.peak_bytes for one in alone),
         peak_bytes=crew.tally.peak_bytes,
@@ -129,6 +133,7 @@ class _Alone:
     output: Any = None
     peak_bytes: int = 0
     widest_at: int = 0
+    seconds: float = 0.0
 
     def look(self, tally: ActivationTally, number: int) -> None:
         if tally.peak_bytes > self.peak_bytes:
@@ -140,14 +145,17 @@ class _Alone:
 
 def _alone(model: Callable[..., Any], arguments: tuple[Any, ...], inference: bool) -> _Alone:
     """Twice, for the first call may build what later ones find ready; in a thread, as the others will be."""
-    found, errors = _Alone(), []
+    found = _Alone()
+    errors: list[BaseException | None] = []
 
     def serve() -> None:
         nonlocal found
         for _ in range(2):
             found, tally = _Alone(), ActivationTally()
             counting = Counting(tally.add, functools.partial(found.look, tally))
+            began = time.perf_counter()
             found.output, error = _tried(model, arguments, counting, inference)
+            found.seconds = time.perf_counter() - began
             errors.append(error)
 
     _in_threads([serve])
@@ -159,13 +167,13 @@ def _alone(model: Callable[..., Any], arguments: tuple[Any, ...], inference: boo
 
 def _tried(
     model: Callable[..., Any], arguments: tuple[Any, ...], counting: Counting, inference: bool
-) -> tuple[Any, Exception | None]:
+) -> tuple[Any, BaseException | None]:
     """The output or the error, which holds on to nothing: a traceback keeps every tensor on its way alive."""
     arguments = fresh_copy(arguments)
     try:
         with torch.inference_mode(inference), counting:
             return model(*arguments), None
-    except Exception as raised:
+    except BaseException as raised:  # of any kind: the other requests are served
         error: BaseException | None = raised
         while error is not None:
             error.__traceback__ = None
@@ -176,19 +184,21 @@ def _tried(
 class _Crew:
     """Threads that count into one tally and, when together, wait for each other.
 
-    Each waits once, at its widest moment, until all have come there or have left.
+    Each waits once, at its widest moment, until all have come there or have left. Some models do not let
+    them: one with a lock around that moment, for example. Then nobody waits any more, and together is False.
     """
 
-    def __init__(self, tally: ActivationTally, threads: int, together: bool) -> None:
+    def __init__(self, tally: ActivationTally, threads: int, together: bool, patience: float) -> None:
         self.tally = tally
+        self.together = together
         self._threads = threads
-        self._together = together
+        self._patience = patience
         self._changed = threading.Condition()
         self._came: set[int] = set()  # to their widest moment, or to their end
         self._falling: set[int] = set()  # refused, and still holding what they have
 
     def counting(self, thread: int, widest_at: int) -> Counting:
-        if not self._together:
+        if not self.together:
             return Counting(self.tally.add)
         return Counting(
             functools.partial(self._add, thread), functools.partial(self._meet, thread, widest_at)
@@ -199,19 +209,34 @@ class _Crew:
             with self._changed:
                 self._came.add(thread)
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: len(self._came) == self._threads)
+                self._wait(lambda: len(self._came) == self._threads)
 
     def _add(self, thread: int, storages: list[Any]) -> None:
         """Be refused only if nobody is about to make room. On a device one refusal often brings others."""
         with self._changed:
+            self._stop_falling(thread)  # it was refused before, and went on: it makes no more room
             while True:
                 try:
                     return self.tally.add(storages)
                 except torch.OutOfMemoryError:
-                    if not self._falling:
+                    falling = len(self._falling)
+                    if not falling or not self.together:
                         self._falling.add(thread)
                         raise
-                self._changed.wait()
+                self._wait(functools.partial(self._are_fewer_falling, falling))
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        if not self._changed.wait_for(lambda: ready() or not self.together, self._patience):
+            self.together = False
+            self._changed.notify_all()
+
+    def _are_fewer_falling(self, than: int) -> bool:
+        return len(self._falling) < than
+
+    def _stop_falling(self, thread: int) -> None:
+        if thread in self._falling:
+            self._falling.discard(thread)
+            self._changed.notify_all()
 
     def leave(self, thread: int) -> None:
         with self._changed:

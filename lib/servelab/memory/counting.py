@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # private by name, documented in torch's own notes
 
+from servelab.thread_safety.fingerprint import parts
 from servelab.thread_safety.leaves import leaves
 
 
@@ -98,7 +99,8 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's, 
 
 
 def _storages(value: Any) -> list[Any]:
-    return [one.untyped_storage() for one in leaves(value).values() if isinstance(one, Tensor)]
+    tensors = [one for one in leaves(value).values() if isinstance(one, Tensor) and not one.is_mkldnn]
+    return [part.untyped_storage() for one in tensors for part in parts(one) or (one,)]
 
 
 def _refusal(more: int, live: int, limit: int) -> str:

@@ -50,8 +50,10 @@ class Caretaker(Generic[Model]):
     def _build_for(self, visit: Visit[Model], number: int) -> None:
         try:
             self.lending.put(visit, self._builder.new(number))
-        except Exception as error:
+        except BaseException as error:  # sys.exit() in a loader, too
             self.lending.end(visit, LoanEnd.NOT_BUILT)  # the next user of this slot tries again
+            if not isinstance(error, Exception):
+                raise
             raise BuildFailed(
                 f"Instance {number} could not be built anew ({type(error).__name__}: {error}): "
                 "see to what build() needs, then borrow again."
@@ -98,7 +100,12 @@ class Caretaker(Generic[Model]):
         outcome: list[Outcome[Result]] = []  # taken out again, for an error keeps alive all that keeps it
         context = contextvars.copy_context()
         self.lending.start_work(visit)
-        self._threads.submit(self._work, visit, lambda: context.run(work), loop, done, outcome)
+        try:
+            self._threads.submit(self._work, visit, lambda: context.run(work), loop, done, outcome)
+        except BaseException:  # no thread can be started
+            self.lending.stop_work(visit)
+            self.lending.end(visit, LoanEnd.ABANDONED)
+            raise
         try:
             await done
             result, error = outcome.pop()

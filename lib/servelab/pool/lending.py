@@ -178,17 +178,27 @@ class Lending(Generic[Model]):
 
     def _serve(self) -> None:
         """Hand idle instances to the head of the line."""
-        while self._line and (slot := self._idle()) is not None:
-            visit, _ = self._line.popitem(last=False)
+        while (visit := self._head()) is not None and (slot := self._idle()) is not None:
+            visit.began = self._now()
             slot.visit, visit.slot = visit, slot
             visit.stage = Stage.HOLDING
-            visit.began = self._now()
+            del self._line[visit]
             if not visit.bell.ring():
                 self._finish(visit, LoanEnd.ABANDONED)
 
+    def _head(self) -> Visit[Model] | None:
+        """Who waits longest."""
+        while self._line:
+            visit = next(iter(self._line))
+            if visit.stage is Stage.WAITING:
+                return visit
+            del self._line[visit]  # it was served, but the change was interrupted before its end
+            visit.bell.ring()
+        return None
+
     def _idle(self) -> Slot[Model] | None:
         """A slot that nobody holds, one with an instance rather than an empty one."""
-        free = (slot for slot in self.slots if slot.visit is None)
+        free = (slot for slot in self.slots if not self._is_held(slot))
         return min(free, key=lambda slot: slot.instance is None, default=None)
 
     def _expire(self, visit: Visit[Model]) -> None:
@@ -210,15 +220,17 @@ class Lending(Generic[Model]):
         """The only place where a visit ends, and where its instance becomes free."""
         if visit.stage not in (Stage.WAITING, Stage.HOLDING):
             return
-        self._line.pop(visit, None)
-        visit.stage = Stage.ENDED
         now = self._now()
+        self._line.pop(visit, None)
         slot = visit.slot
         if slot is not None:
-            slot.visit = None
             if end.replaces or self._closed:
                 slot.instance = None
+            slot.visit = None
             self._longest = max(self._longest, now - (visit.began or now))
+        visit.stage = (
+            Stage.ENDED
+        )  # last: an interrupt (Ctrl-C) before it, and the next end() does it all again
         self._ends[end] += 1
         self._ended.append(visit.loan(now, end))
         self._tell_closers()
@@ -257,7 +269,12 @@ class Lending(Generic[Model]):
         return time.perf_counter() - self._opened
 
     def _holders(self) -> list[Visit[Model]]:
-        return [slot.visit for slot in self.slots if slot.visit is not None]
+        return [slot.visit for slot in self.slots if slot.visit is not None and self._is_held(slot)]
+
+    @staticmethod
+    def _is_held(slot: Slot[Model]) -> bool:
+        """Both sides say so; only a change that was interrupted leaves one that does not."""
+        return slot.visit is not None and slot.visit.slot is slot
 
     def _described(self, visit: Visit[Model]) -> str:
         number = "?" if visit.slot is None else visit.slot.number

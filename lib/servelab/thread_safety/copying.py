@@ -1,8 +1,9 @@
 """A fresh copy of a model, to compare with or to hand to someone else.
 
 `copy.deepcopy` stops at the first lock, and models that were made safe hold locks. A copy gets locks of
-its own, open ones. What is given as `share` (weights, for example) is in the copy the very same object.
-Knows nothing about what copies are for.
+its own, open ones. And deepcopy takes functions for constants: one that holds the model in a variable around
+it (a patched `forward`) is made anew around the copy. What is given as `share` (weights, for example) is in
+the copy the very same object. Knows nothing about what copies are for.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import copyreg
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from types import CellType, FunctionType
 from typing import Any, TypeVar
 
 Model = TypeVar("Model")
 
 _LOCK, _RLOCK = type(threading.Lock()), type(threading.RLock())
-_registering = threading.Lock()
+_registering = threading.RLock()  # a model's own __deepcopy__ may ask for a copy, too
 
 
 def fresh_copy(
@@ -37,14 +39,60 @@ def fresh_copy(
     Raises TypeError, naming the type, when the model holds something that cannot be copied.
     """
     memo: dict[int, Any] = {id(one): one for one in share} | _special_tensors(model)
+    functions = _functions_around(model)
+    memo |= {id(one): _with_empty_cells(one) for one in functions}
     with _copyable(new_lock, new_rlock, new_condition):
         try:
-            return copy.deepcopy(model, memo)
+            copied = copy.deepcopy(model, memo)
+            for one in functions:
+                for cell, old in zip(memo[id(one)].__closure__, one.__closure__ or (), strict=True):
+                    cell.cell_contents = copy.deepcopy(old.cell_contents, memo)
         except (TypeError, RuntimeError) as error:
-            raise TypeError(
-                f"This {type(model).__name__} cannot be copied ({error}): "
-                "give a function that builds a new one."
-            ) from error
+            raise TypeError(f"This {type(model).__name__} cannot be copied ({error}): {_INSTEAD}") from error
+    return copied
+
+
+_INSTEAD = "let it hold something that can, or make that anew in each call."
+
+
+def _functions_around(model: object) -> list[FunctionType]:
+    """Functions among the attributes and hooks of a model that hold the model in a variable around them."""
+    holders = list(model.modules()) if hasattr(model, "modules") else [model]
+    own = {id(one) for one in holders}
+    ahead = [one for holder in holders for one in _attributes(holder)]
+    found: dict[int, FunctionType] = {}
+    while ahead:
+        one = ahead.pop()
+        if isinstance(one, FunctionType) and id(one) not in found and _filled(one):
+            found[id(one)] = one
+            ahead += _filled(one)
+    holding: set[int] = set()
+    for _ in found:  # a function may hold another that holds the model, as deep as there are functions
+        holding |= {
+            key
+            for key, one in found.items()
+            if any(id(getattr(held, "__self__", held)) in own | holding for held in _filled(one))
+        }
+    return [found[key] for key in holding]
+
+
+def _attributes(holder: object) -> list[Any]:
+    """Its attributes, and what stands in dicts among them, as hooks do."""
+    values = list(getattr(holder, "__dict__", {}).values())
+    return [*values, *(one for value in values if isinstance(value, dict) for one in value.values())]
+
+
+def _filled(function: FunctionType) -> list[Any]:
+    """What the variables around it hold."""
+    return [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+
+
+def _with_empty_cells(one: FunctionType) -> FunctionType:
+    cells = tuple(CellType() for _ in one.__closure__ or ())
+    made = FunctionType(one.__code__, one.__globals__, one.__name__, one.__defaults__, cells)
+    made.__kwdefaults__ = one.__kwdefaults__
+    made.__dict__.update(one.__dict__)
+    return made
 
 
 def is_lock(value: object) -> bool:
@@ -67,6 +115,14 @@ def _special_tensors(model: object) -> dict[int, Any]:
     return found
 
 
+def _subclasses(kind: type) -> set[type]:
+    found: set[type] = set()
+    below: list[type] = type.__subclasses__(kind)
+    for direct in below:
+        found |= {direct, *_subclasses(direct)}
+    return found
+
+
 @contextlib.contextmanager
 def _copyable(
     new_lock: Callable[[], Any], new_rlock: Callable[[], Any], new_condition: Callable[[Any], Any]
@@ -79,6 +135,8 @@ def _copyable(
         threading.Condition: lambda condition: (new_condition, (condition._lock,)),
         contextvars.ContextVar: lambda variable: variable.name,  # a string says: keep the same one
     }
+    # A subclass of a local is made anew with its own __init__, as it would be in another thread.
+    ways |= dict.fromkeys(_subclasses(threading.local), lambda local: (type(local), ()))
     if "torch" in sys.modules:  # without it there is nothing of torch's to copy
         ways[sys.modules["torch"].Generator] = lambda generator: (generator.clone_state, ())
     with _registering:

@@ -98,7 +98,7 @@ def is_replaced_by_equal(before: Any, now: Any) -> bool:
     return both and before[0] != now[0] and before[4] is not None and before[2::2] == now[2::2]
 
 
-def _parts(tensor: Any) -> tuple[Any, ...] | None:
+def parts(tensor: Any) -> tuple[Any, ...] | None:
     """The plain tensors that a sparse or quantized one is made of; None: of one that has no such parts."""
     import torch
 
@@ -125,9 +125,9 @@ def _of_tensor(tensor: Any) -> Any:
     version = None if tensor.is_inference() else tensor._version
     if tensor.is_mkldnn:  # packed for a processor: it has no content that could be read, or written
         return _Same(tensor), version
-    parts = _parts(tensor)
-    if parts is not None:
-        return _Same(tensor), version, [(tuple(part.shape), content(part)) for part in parts]
+    inside = parts(tensor)
+    if inside is not None:
+        return _Same(tensor), version, [(tuple(part.shape), content(part)) for part in inside]
     hashed = content(tensor) if tensor.numel() <= CONTENT else None
     return (_Same(tensor), version, tuple(tensor.shape), tensor.data_ptr() if tensor.numel() else 0, hashed)
 

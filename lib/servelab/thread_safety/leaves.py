@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -22,9 +23,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_EXACT = (str, bytes, bool, int, complex, set, frozenset, Enum, type(None), torch.dtype, torch.device)
+_EXACT = (
+    str,
+    bytes,
+    bytearray,
+    range,
+    Decimal,
+    bool,
+    int,
+    complex,
+    set,
+    frozenset,
+    Enum,
+    type(None),
+    torch.dtype,
+    torch.device,
+)
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 _MISSING = "nothing"
+_NUMBERS = "biufc"  # kinds of numpy's types that torch has, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +71,8 @@ def leaves(value: Any) -> dict[str, Any]:
 
 
 def _walk(value: Any, path: str, passed: set[int]) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, np.generic):  # a numpy number
+        value = value.item()
     if isinstance(value, (Tensor, np.ndarray, float, *_EXACT)):
         yield path.removeprefix("."), value
         return
@@ -113,8 +132,13 @@ def worst(found: list[Difference]) -> Difference | None:
 
 
 def _compared(path: str, left: Any, right: Any, tolerance: float) -> Difference | None:
-    if isinstance(left, Tensor | np.ndarray) and type(left) is type(right):
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        if left.dtype.kind not in _NUMBERS or right.dtype.kind not in _NUMBERS:
+            same = left.shape == right.shape and bool(np.all(left == right))
+            return None if same else Difference(path, "", math.inf, False, _told(left), _told(right))
         return _compared_tensors(path, torch.as_tensor(left), torch.as_tensor(right), tolerance)
+    if isinstance(left, Tensor) and type(left) is type(right):
+        return _compared_tensors(path, left, right, tolerance)
     if isinstance(left, float) and isinstance(right, float):
         one, other = (torch.tensor(number, dtype=torch.float64) for number in (left, right))
         return _compared_tensors(path, one, other, tolerance)
@@ -125,7 +149,8 @@ def _compared(path: str, left: Any, right: Any, tolerance: float) -> Difference 
 
 
 def _compared_tensors(path: str, left: Tensor, right: Tensor, tolerance: float) -> Difference | None:
-    one, other = _plain(left), _plain(right)
+    with torch.inference_mode(left.is_inference() or right.is_inference()):  # not made dense outside it
+        one, other = _plain(left), _plain(right)
     if left.dtype != right.dtype or one.shape != other.shape:
         return Difference(path, "", math.inf, False, _told(left), _told(right))
     if one.is_meta or other.is_meta:  # these have no numbers

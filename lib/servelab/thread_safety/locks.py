@@ -97,6 +97,7 @@ class ScheduledCondition:
         turnstile = turnstile_here()
         if turnstile is None:
             raise RuntimeError("Only a scheduled thread can wait: nobody else is running.")
+        self._require_lock("wait on")
         ticket, held = object(), self._lock._times
         self._waiting.append(ticket)
         self._lock._holder, self._lock._times = None, 0
@@ -119,8 +120,15 @@ class ScheduledCondition:
         """What changes when somebody waits or is told."""
         return self._lock.state(), len(self._waiting)
 
+    def _require_lock(self, what: str) -> None:
+        """As in `threading`: forgetting `with condition:` is an error."""
+        if not self._lock.is_mine():
+            raise RuntimeError(f"cannot {what} un-acquired lock")
+
     def notify(self, n: int = 1) -> None:
+        self._require_lock("notify on")
         del self._waiting[:n]
 
     def notify_all(self) -> None:
+        self._require_lock("notify on")
         self._waiting.clear()

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -135,7 +135,9 @@ def _parts(holder: Any) -> list[tuple[str, Any]]:
 
 
 def is_plain_object(value: Any) -> bool:
-    """An object of a class of yours, with attributes."""
+    """An object of a class of yours, with attributes; or one that has nothing but attributes."""
+    if isinstance(value, SimpleNamespace):
+        return True
     return hasattr(value, "__dict__") and not is_lock(value) and is_class_of_yours(type(value))
 
 
