@@ -13,6 +13,7 @@ from functools import reduce
 from itertools import pairwise
 from operator import getitem
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy
@@ -734,3 +735,36 @@ def test_what_build_made_is_not_touched() -> None:
     assert all_of(section).interleavings == 20
     assert made.value == 0
     assert isinstance(made.lock, type(threading.Lock()))
+
+
+# What is shared by an alias is not merged away.
+
+
+def through_an_attribute(shared: Any) -> None:
+    shared.kind.n += 1
+
+
+def written_elsewhere() -> None:
+    global TOTAL
+    TOTAL = 1
+
+
+TOTAL = 0
+
+
+@pytest.mark.parametrize(
+    ("make", "task"),
+    [
+        (lambda: SimpleNamespace(kind=type("Kind", (), {"n": 0})), through_an_attribute),
+        (lambda: SimpleNamespace(x=1), lambda shared: setattr(shared, "x", True)),
+        (lambda: SimpleNamespace(x=1), lambda shared: written_elsewhere()),
+    ],
+    ids=["a class among the attributes", "True for 1", "a global that is only written"],
+)
+def test_merging_states_no_other_numbers(make: Callable[[], Any], task: Callable[[Any], Any]) -> None:
+    def once(shared: Any, results: list[Any]) -> None:
+        assert getattr(getattr(shared, "kind", shared), "n", 2) == 2
+
+    section = CriticalSection(make, [task, task], once)
+    merged, single = all_of(section), all_of(section, merge=False)
+    assert (merged.interleavings, merged.breaking) == (single.interleavings, single.breaking)

@@ -386,8 +386,8 @@ def test_code_without_source_still_has_names() -> None:
 
 
 def test_a_global_counts_when_it_is_a_plain_variable() -> None:
-    reads = [one for one in operations(in_global.__code__, globals()).values() if one.reads_variable]
-    assert [str(one) for one in reads] == ["read GLOBAL"]
+    touching = [one for one in operations(in_global.__code__, globals()).values() if one.variable]
+    assert [str(one) for one in touching] == ["read GLOBAL", "write GLOBAL"]
 
 
 def test_the_return_is_a_point_where_it_is_asked_for() -> None:

@@ -56,8 +56,8 @@ def fingerprint(
     modules: look into nn.Modules, too. locks: a lock changes when it is taken or released. within: the
     modules that are being looked into already, for one may know its parent.
     """
-    if value is None or isinstance(value, bool | int | str | bytes):
-        return value
+    if value is None or isinstance(value, int | str | bytes):
+        return (bool, value) if isinstance(value, bool) else value  # True is equal to 1
     if isinstance(value, float | complex):
         return repr(value)  # a NaN is not equal to itself, its repr is
     torch = sys.modules.get("torch")

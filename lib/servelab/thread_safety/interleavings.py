@@ -340,7 +340,7 @@ class _Notes:
 
     def _is_elsewhere(self, operation: Operation) -> bool:
         """Whether it reaches for something that the recorder does not look at."""
-        return operation.reads_variable != "" and operation.reads_variable not in self._around
+        return operation.variable != "" and operation.variable not in self._around
 
     def finished(self) -> tuple[Action, ...]:
         self._look()

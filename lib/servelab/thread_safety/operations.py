@@ -50,7 +50,7 @@ _VERBS = {
     "UNPACK": "unpack",
 }
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
-_VARIABLES = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF")
+_VARIABLES = ("STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF")
 _ANSWERS = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "UNARY_NOT", "TO_BOOL")  # leave a bool of the thread's own
 _TESTS = ("POP_JUMP", "JUMP_IF", "UNARY_NOT")  # ask whether something is true: a container may be shared
 
@@ -59,15 +59,15 @@ _TESTS = ("POP_JUMP", "JUMP_IF", "UNARY_NOT")  # ask whether something is true: 
 class Operation:
     """verb: read, write, call … text: the piece of source it works on. file: its name without folders.
 
-    reads_variable: the global variable, or that of a closure, which it reads, if it does; or `Name.attribute`
-    where it is about an attribute of a class, function or module.
+    variable: the global variable, or that of a closure, which it reads or writes, if it does; or
+    `Name.attribute` where it is about an attribute of a class, function or module.
     """
 
     verb: str
     text: str
     file: str
     line: int
-    reads_variable: str = ""
+    variable: str = ""
 
     def __str__(self) -> str:
         return f"{self.verb} {self.text}"

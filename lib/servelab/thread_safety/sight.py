@@ -58,8 +58,12 @@ def is_seen_through(value: Any, depth: int = DEPTH) -> bool:
     """Whether `fingerprint(value, modules=True, locks=True)` changes with anything in it."""
     if isinstance(value, _SIMPLE):
         return True
-    if isinstance(value, FunctionType | ModuleType | type):
-        return True  # whoever reaches into these names them, which is noticed
+    if isinstance(value, FunctionType):
+        return not (vars(value) or value.__defaults__ or value.__kwdefaults__)
+    if isinstance(value, type):
+        return not (_is_yours(value) and _data_of(value))
+    if isinstance(value, ModuleType):
+        return True  # whoever reaches into one names it, which is noticed
     if isinstance(value, BuiltinFunctionType):
         return value.__self__ is None or isinstance(value.__self__, ModuleType)
     torch = sys.modules.get("torch")
@@ -87,12 +91,16 @@ def _is_content_seen(value: Any, depth: int) -> bool:
 def _class_attributes(value: Any) -> set[str]:
     """Variables of the object's own classes that it has not hidden behind its own."""
     kinds = [kind for kind in type(value).__mro__[:-1] if _is_yours(kind)]
+    return {name for kind in kinds for name in _data_of(kind)} - set(vars(value))
+
+
+def _data_of(kind: type) -> set[str]:
+    """Variables of a class, which are neither functions nor descriptors."""
     return {
         name
-        for kind in kinds
         for name, one in vars(kind).items()
         if not name.startswith("__") and not callable(one) and not hasattr(one, "__get__")
-    } - set(vars(value))
+    }
 
 
 def _is_yours(kind: type) -> bool:
