@@ -4,6 +4,10 @@ Watches two calls line by line (watching.py), forces a second call into the midd
 something changed (interference.py), and puts what was found into words (report.py). Everything happens on
 copies: the model itself is not called and not changed. State outside of it, which its hooks or functions
 keep, is not copied.
+
+What it does not see: state that is the same again when a line ends; deeper than four objects in each other,
+beyond 200 entries of a container or two million numbers of a buffer; in iterators, in what `lru_cache`
+returns, and in settings of torch. So SAFE speaks of what it can look into, in the calls it saw.
 """
 
 from __future__ import annotations
