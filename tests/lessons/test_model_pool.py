@@ -1,14 +1,21 @@
 """The take-aways of the lesson on the model pool. The speed is calculated: no timing decides here."""
 
+import ast
+import json
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from servelab import CostModel
+from servelab.bench.sharing import SIX
 from servelab.pool import ModelPool, weights_bytes
 from servelab.thread_safety import specimens
+
+LESSON = Path(__file__).resolve().parents[2] / "notebooks" / "07_model_pool.ipynb"
 
 
 def test_a_pool_makes_a_model_safe_that_must_not_be_shared() -> None:
@@ -50,3 +57,14 @@ def test_a_batch_serves_more_requests_a_second_than_the_same_requests_one_by_one
     together = CostModel().seconds(8, 8 * 100)
     one_by_one = 8 * CostModel().seconds(1, 100)
     assert together < one_by_one / 3
+
+
+def test_the_choices_of_the_guess_are_the_ways_that_are_measured() -> None:
+    """On a busy machine any of them may win, and must then be one of the choices."""
+    cells = json.loads(LESSON.read_text(encoding="utf-8"))["cells"]
+    guess = next(
+        "".join(cell["source"]) for cell in cells if "fastest = lab.predict(" in "".join(cell["source"])
+    )
+    choices = re.search(r"\[.*?\]", guess, re.DOTALL)
+    assert choices is not None
+    assert ast.literal_eval(choices[0]) == [way.name for way in SIX]
