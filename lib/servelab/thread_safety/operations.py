@@ -10,6 +10,7 @@ from __future__ import annotations
 import dis
 import functools
 import linecache
+import sys
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -211,3 +212,9 @@ def is_file_of_yours(where: str) -> bool:
     installed = not _INSTALLED.isdisjoint(path.parts)  # also for the user alone, or for all environments
     library = installed or str(path).startswith((*_LIBRARIES, _OURS))
     return str(path).startswith(_SPECIMENS) or not library
+
+
+def is_class_of_yours(kind: type) -> bool:
+    """Whether a class is the reader's: one made in a notebook has no file."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return kind.__module__ not in sys.builtin_module_names and (file is None or is_file_of_yours(file))

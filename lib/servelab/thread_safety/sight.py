@@ -16,7 +16,7 @@ from typing import Any
 
 from servelab.thread_safety.fingerprint import CONTENT, DEPTH, ENTRIES
 from servelab.thread_safety.locks import ScheduledCondition, ScheduledLock
-from servelab.thread_safety.operations import is_file_of_yours
+from servelab.thread_safety.operations import is_class_of_yours
 
 _SIMPLE = (
     type(None),
@@ -61,7 +61,7 @@ def is_seen_through(value: Any, depth: int = DEPTH) -> bool:
     if isinstance(value, FunctionType):
         return not (vars(value) or value.__defaults__ or value.__kwdefaults__)
     if isinstance(value, type):
-        return not (_is_yours(value) and _data_of(value))
+        return not (is_class_of_yours(value) and _data_of(value))
     if isinstance(value, ModuleType):
         return True  # whoever reaches into one names it, which is noticed
     if isinstance(value, BuiltinFunctionType):
@@ -90,7 +90,7 @@ def _is_content_seen(value: Any, depth: int) -> bool:
 
 def _class_attributes(value: Any) -> set[str]:
     """Variables of the object's own classes that it has not hidden behind its own."""
-    kinds = [kind for kind in type(value).__mro__[:-1] if _is_yours(kind)]
+    kinds = [kind for kind in type(value).__mro__[:-1] if is_class_of_yours(kind)]
     return {name for kind in kinds for name in _data_of(kind)} - set(vars(value))
 
 
@@ -101,8 +101,3 @@ def _data_of(kind: type) -> set[str]:
         for name, one in vars(kind).items()
         if not name.startswith("__") and not callable(one) and not hasattr(one, "__get__")
     }
-
-
-def _is_yours(kind: type) -> bool:
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return file is None or is_file_of_yours(file)

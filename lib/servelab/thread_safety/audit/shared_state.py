@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import random
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from torch import nn
 from servelab.thread_safety.audit.report import Kind
 from servelab.thread_safety.copying import is_lock
 from servelab.thread_safety.fingerprint import DEPTH, ENTRIES, content, fingerprint
-from servelab.thread_safety.operations import is_file_of_yours, is_yours
+from servelab.thread_safety.operations import is_class_of_yours, is_file_of_yours, is_yours
 
 # What each owner has, by kind and name, and what it looks like now.
 Look = dict[tuple[Kind, str], Any]
@@ -139,11 +138,6 @@ def is_plain_object(value: Any) -> bool:
     if isinstance(value, SimpleNamespace):
         return True
     return hasattr(value, "__dict__") and not is_lock(value) and is_class_of_yours(type(value))
-
-
-def is_class_of_yours(kind: type) -> bool:
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return kind.__module__ not in sys.builtin_module_names and (file is None or is_file_of_yours(file))
 
 
 def object_owner(path: str, value: Any) -> Owner:
