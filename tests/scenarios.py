@@ -28,7 +28,7 @@ from servelab import (
     VirtualClock,
     run,
 )
-from servelab.models.base import Chunk, Outcome
+from servelab.model import Chunk, Outcome
 from servelab.models.scripted import ScriptedModel
 
 CONTEXT_LENGTH = 40

@@ -27,5 +27,5 @@ def test_the_core_never_imports_the_lab() -> None:
 
 
 def test_the_models_never_import_the_engine_or_the_lab() -> None:
-    loaded = imported_by("import servelab.models.base, servelab.models.causal_lm")
+    loaded = imported_by("import servelab.model, servelab.models.causal_lm")
     assert not [name for name in loaded if name.startswith("servelab.lab")]

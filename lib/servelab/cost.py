@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from servelab.models.base import Step
+from servelab.model import Step
 from servelab.trace import Stepped, Trace
 
 

@@ -16,7 +16,7 @@ from itertools import count
 
 from servelab.clock import VirtualClock, WallClock
 from servelab.engine import Engine, Idle
-from servelab.models.base import StepCost, TokenModel
+from servelab.model import StepCost, TokenModel
 from servelab.models.scripted import ScriptedModel
 from servelab.policies import Policy
 from servelab.queueing import QueueFull, QueueOrder

@@ -21,7 +21,7 @@ from operator import attrgetter
 
 from servelab.clock import Clock, WallClock
 from servelab.cost import CostModel
-from servelab.models.base import Chunk, Outcome, Step, StepCost, TokenModel
+from servelab.model import Chunk, Outcome, Step, StepCost, TokenModel
 from servelab.plan_check import check_plan
 from servelab.policies import Policy
 from servelab.queueing import QueueFull, QueueOrder, RequestQueue

@@ -29,7 +29,7 @@ from transformers import AutoConfig
 from servelab import InvalidRequest, Request, SamplingParams
 from servelab.models import attention, causal_lm, model_thread
 from servelab.models.attention import RaggedStep, Row
-from servelab.models.base import Chunk
+from servelab.model import Chunk
 from servelab.models.causal_lm import CausalLM
 from servelab.models.families import UnsupportedModel, refuse_unsupported
 from servelab.models.kv_cache import KVCache

@@ -7,7 +7,7 @@ from hypothesis import Phase, find, settings
 from scenarios import Scenario, World, scenarios
 
 from servelab import Arrival, Continuous, Engine, FinishReason, Request, SamplingParams, simulate, users
-from servelab.models.base import Chunk, Outcome
+from servelab.model import Chunk, Outcome
 from servelab.trace import Accepted, Admitted, Finished, Stepped, TraceViolation, check_trace, violations
 
 

@@ -23,7 +23,7 @@ from servelab.drivers import run as drive
 from servelab.drivers import simulate
 from servelab.engine import Engine
 from servelab.metrics import percentile
-from servelab.models.base import Chunk, Outcome
+from servelab.model import Chunk, Outcome
 from servelab.models.causal_lm import CausalLM
 from servelab.models.scripted import ScriptedModel
 from servelab.policies import Continuous, Interleaved

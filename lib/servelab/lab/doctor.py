@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from servelab.engine import Engine
 from servelab.machine import usable_cores
 from servelab.models import smollm2
-from servelab.models.base import Step
+from servelab.model import Step
 from servelab.policies import Sequential
 from servelab.request import Request, SamplingParams
 from servelab.trace import Stepped

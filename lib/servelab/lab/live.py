@@ -12,7 +12,7 @@ from html import escape
 from servelab.drivers import replay
 from servelab.engine import Engine
 from servelab.lab.figures.palette import user_colour
-from servelab.models.base import TokenModel
+from servelab.model import TokenModel
 from servelab.policies import Policy
 from servelab.request import Request, RequestState
 from servelab.trace import Trace

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from servelab.models import attention, model_thread
 from servelab.models.attention import Row, lay_out
-from servelab.models.base import Chunk, Outcome, StepCost
+from servelab.model import Chunk, Outcome, StepCost
 from servelab.models.families import refuse_unsupported
 from servelab.models.kv_cache import KVCache
 from servelab.models.packed_linear import pack_linears

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle, islice
 
-from servelab.models.base import Chunk, Outcome, Step, StepCost
+from servelab.model import Chunk, Outcome, Step, StepCost
 from servelab.request import Prompt, Request, shown_prompt
 
 Script = Callable[[str, int], str]
