@@ -29,7 +29,7 @@ from servelab import (
     run,
 )
 from servelab.model import Chunk, Outcome
-from servelab.models.scripted import ScriptedModel
+from servelab.scripted import ScriptedModel
 
 CONTEXT_LENGTH = 40
 

@@ -18,7 +18,7 @@ from servelab.drivers import replay, run, simulate
 from servelab.engine import Engine, Idle
 from servelab.metrics import ServiceLevel, goodput, request_metrics, requests_table, summary
 from servelab.model import Step
-from servelab.models.scripted import ScriptedModel
+from servelab.scripted import ScriptedModel
 from servelab.plan_check import InvalidPlan
 from servelab.policies import Continuous, DynamicBatch, Interleaved, Policy, Sequential, StaticBatch, StepPlan
 from servelab.queueing import QueueFull, QueueOrder, RequestQueue

@@ -17,7 +17,7 @@ from itertools import count
 from servelab.clock import VirtualClock, WallClock
 from servelab.engine import Engine, Idle
 from servelab.model import StepCost, TokenModel
-from servelab.models.scripted import ScriptedModel
+from servelab.scripted import ScriptedModel
 from servelab.policies import Policy
 from servelab.queueing import QueueFull, QueueOrder
 from servelab.request import FinishReason, Request

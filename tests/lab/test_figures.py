@@ -19,7 +19,7 @@ from servelab import (
 from servelab.lab import interleaving_timeline, load_panels, queue_state, step_occupancy
 from servelab.lab.figures import Drawing, palette
 from servelab.lab.figures.timeline import HALF_CHARACTER, timeline_rows
-from servelab.models.scripted import utf8_bytes
+from servelab.scripted import utf8_bytes
 from servelab.trace import Stepped, Trace
 from servelab.trace.queues import queue_lengths
 

@@ -21,7 +21,7 @@ from servelab.lab.figures import palette
 from servelab.lab.player import Player, player, player_html
 from servelab.lab.player.packing import packed
 from servelab.lab.player.player import player_data, script, style
-from servelab.models.scripted import utf8_bytes
+from servelab.scripted import utf8_bytes
 from servelab.trace import Accepted, Admitted, Finished, Refused, Stepped, Trace
 from servelab.trace.queues import queue_lengths
 

@@ -8,7 +8,7 @@ from scenarios import Scenario, World, scenarios
 
 from servelab import Continuous, ScriptedModel, Trace, WallClock, replay, simulate, users
 from servelab.engine import Engine
-from servelab.models.scripted import utf8_bytes
+from servelab.scripted import utf8_bytes
 from servelab.trace import Stepped, to_dataframe, to_perfetto
 from servelab.trace.queues import queue_lengths
 

@@ -25,7 +25,7 @@ from servelab.engine import Engine
 from servelab.metrics import percentile
 from servelab.model import Chunk, Outcome
 from servelab.models.causal_lm import CausalLM
-from servelab.models.scripted import ScriptedModel
+from servelab.scripted import ScriptedModel
 from servelab.policies import Continuous, Interleaved
 from servelab.request import SamplingParams
 from servelab.trace import Stepped, Trace

@@ -4,7 +4,7 @@ import pytest
 
 from servelab import Continuous, Interleaved, Request, ScriptedModel, replay, request_metrics, simulate, users
 from servelab.engine import Engine
-from servelab.models.scripted import characters, utf8_bytes
+from servelab.scripted import characters, utf8_bytes
 
 
 def answers(model: ScriptedModel, prompts: list[str]) -> list[str]:
