@@ -19,7 +19,7 @@ from servelab.engine import Engine, Idle
 from servelab.metrics import ServiceLevel, goodput, request_metrics, requests_table, summary
 from servelab.model import Step
 from servelab.scripted import ScriptedModel
-from servelab.plan_check import InvalidPlan
+from servelab.validation import InvalidPlan
 from servelab.policies import Continuous, DynamicBatch, Interleaved, Policy, Sequential, StaticBatch, StepPlan
 from servelab.queueing import QueueFull, QueueOrder, RequestQueue
 from servelab.request import FinishReason, InvalidRequest, Request, RequestState, SamplingParams

@@ -22,7 +22,7 @@ from operator import attrgetter
 from servelab.clock import Clock, WallClock
 from servelab.cost import CostModel
 from servelab.model import Chunk, Outcome, Step, StepCost, TokenModel
-from servelab.plan_check import check_plan
+from servelab.validation import check_plan
 from servelab.policies import Policy
 from servelab.queueing import QueueFull, QueueOrder, RequestQueue
 from servelab.request import FinishReason, InvalidRequest, Request, RequestState, shown_prompt
