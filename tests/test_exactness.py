@@ -32,7 +32,7 @@ from servelab import (
     run,
 )
 from servelab.models.causal_lm import CausalLM
-from servelab.models.kv_cache import KVCache
+from servelab.models.kv.slots import KVCache
 
 LIMIT = 3
 POLICIES: dict[str, Callable[[], Policy]] = {

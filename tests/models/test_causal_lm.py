@@ -32,7 +32,7 @@ from servelab.models.attention import RaggedStep, Row
 from servelab.model import Chunk
 from servelab.models.causal_lm import CausalLM
 from servelab.models.families import UnsupportedModel, refuse_unsupported
-from servelab.models.kv_cache import KVCache
+from servelab.models.kv.slots import KVCache
 from servelab.models.packed_linear import pack_linears
 
 POISON = 13  # a token whose embedding is NaN, in `poisoned_model`

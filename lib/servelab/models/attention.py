@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from servelab.models.kv_cache import KVCache
+from servelab.models.kv.slots import KVCache
 
 NAME = "servelab_ragged"
 

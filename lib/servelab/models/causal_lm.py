@@ -21,7 +21,7 @@ from servelab.models import attention, model_thread
 from servelab.models.attention import Row, lay_out
 from servelab.model import Chunk, Outcome, StepCost
 from servelab.models.families import refuse_unsupported
-from servelab.models.kv_cache import KVCache
+from servelab.models.kv.slots import KVCache
 from servelab.models.packed_linear import pack_linears
 from servelab.models.sampling import Draw, next_tokens
 from servelab.models.token_bytes import TokenBytes

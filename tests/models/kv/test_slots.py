@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.tiny import new_request
 
-from servelab.models.kv_cache import KVCache
+from servelab.models.kv.slots import KVCache
 
 
 def small_cache(slots: int = 3) -> KVCache:
