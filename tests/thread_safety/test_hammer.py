@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from servelab.thread_safety import specimens
 from servelab.thread_safety.hammer import Outcome, hammer
-from servelab.thread_safety.leaves import leaves
+from servelab.values.comparing import leaves
 from servelab.thread_safety.specimens.generation import tiny_llama
 
 NUMBERS = [torch.tensor([float(number), 1.0]) for number in range(8)]

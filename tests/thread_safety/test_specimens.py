@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from servelab.memory import graph_bytes
 from servelab.thread_safety import specimens
-from servelab.thread_safety.copying import fresh_copy
+from servelab.values.copying import fresh_copy
 from servelab.thread_safety.hammer import hammer
-from servelab.thread_safety.leaves import differences, leaves
+from servelab.values.comparing import differences, leaves
 from servelab.thread_safety.specimens import Specimen
 
 GIVE_UP = 20.0  # seconds; decides nothing, only ends a test that is broken

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from servelab.thread_safety.leaves import leaves
+from servelab.values.comparing import leaves
 
 
 def graph_bytes(output: Any) -> int:

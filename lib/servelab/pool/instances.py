@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from servelab.thread_safety.copying import fresh_copy
+from servelab.values.copying import fresh_copy
 
 Model = TypeVar("Model")
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from servelab.thread_safety.copying import fresh_copy
+from servelab.values.copying import fresh_copy
 from servelab.thread_safety.locks import ScheduledCondition, ScheduledLock, ScheduledRLock
 from servelab.thread_safety.operations import Operation
 from servelab.thread_safety.sight import all_seen, names_of

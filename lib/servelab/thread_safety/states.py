@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from servelab.thread_safety.fingerprint import fingerprint, global_lots
+from servelab.values.fingerprints import fingerprint, global_lots
 
 # The order of changes by thread, and for each thread how many changes came before each of its operations.
 # The thread that ran last belongs to it, because it decides which way of going on is a forced switch.

@@ -18,8 +18,8 @@ from torch import nn
 
 from servelab.thread_safety.audit.report import Interference, Kind
 from servelab.thread_safety.audit.watching import Change
-from servelab.thread_safety.copying import fresh_copy
-from servelab.thread_safety.leaves import alike
+from servelab.values.copying import fresh_copy
+from servelab.values.comparing import alike
 from servelab.thread_safety.locks import ScheduledCondition, ScheduledLock, ScheduledRLock
 from servelab.thread_safety.operations import Operation, is_yours, operations
 from servelab.thread_safety.tracing import Tracer

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from servelab.thread_safety.audit.report import Kind
-from servelab.thread_safety.copying import is_lock
-from servelab.thread_safety.fingerprint import DEPTH, ENTRIES, content, fingerprint
+from servelab.values.copying import is_lock
+from servelab.values.fingerprints import DEPTH, ENTRIES, content, fingerprint
 from servelab.thread_safety.operations import is_class_of_yours, is_file_of_yours, is_yours
 
 # What each owner has, by kind and name, and what it looks like now.

@@ -33,7 +33,7 @@ from servelab.thread_safety.audit.shared_state import (
     reached,
     weights_owner,
 )
-from servelab.thread_safety.fingerprint import is_replaced_by_equal
+from servelab.values.fingerprints import is_replaced_by_equal
 from servelab.thread_safety.locks import ScheduledLock, ScheduledRLock
 from servelab.thread_safety.operations import is_yours, rewritten_attributes
 

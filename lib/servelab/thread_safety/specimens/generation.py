@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from servelab.thread_safety.copying import fresh_copy
+from servelab.values.copying import fresh_copy
 from servelab.thread_safety.specimens.specimen import SEED, Place, Specimen, seeded
 
 VOCABULARY = 97

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from servelab.thread_safety.leaves import alike, differences, leaves
+from servelab.values.comparing import alike, differences, leaves
 
 X = torch.arange(1.0, 7.0).reshape(2, 3)
 TOLERANCE = 1e-5

@@ -10,7 +10,7 @@ from torch import nn
 
 from servelab.pool import ModelPool
 from servelab.thread_safety import Verdict, audit
-from servelab.thread_safety.copying import fresh_copy
+from servelab.values.copying import fresh_copy
 
 
 class Guarded(nn.Module):
