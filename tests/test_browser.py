@@ -29,7 +29,7 @@ from servelab.lab import lessons
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LESSON = "02_queue_and_concurrency_limit.ipynb"
-RACES = "06_thread_safety.ipynb"
+RACES = "07_thread_safety.ipynb"
 BROWSER = runpy.run_path(str(REPOSITORY / "start.py"))["find_browser"]()
 IDLE = re.compile(r"Python 3.*\| Idle")  # the status bar; the notebook's own indicator says idle too early
 START, RUN_ALL, CLICK = 60, 240, 30  # seconds of patience

@@ -15,7 +15,7 @@ from servelab.bench.sharing import SIX
 from servelab.pool import ModelPool, weights_bytes
 from servelab.thread_safety import specimens
 
-LESSON = Path(__file__).resolve().parents[2] / "notebooks" / "07_model_pool.ipynb"
+LESSON = Path(__file__).resolve().parents[2] / "notebooks" / "08_model_pool.ipynb"
 
 
 def test_a_pool_makes_a_model_safe_that_must_not_be_shared() -> None:
