@@ -4,7 +4,7 @@ Importing this is quick: torch is imported when a real model is first needed.
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 # Threads of torch that wait for each other keep their cores busy for a long while by default (in GNU's
 # OpenMP, which Linux builds use). Where another program wants a core, steps become ten times slower.
@@ -16,6 +16,7 @@ from servelab.clock import VirtualClock, WallClock
 from servelab.cost import CostModel
 from servelab.drivers import replay, run, simulate
 from servelab.engine import Engine, Idle
+from servelab.lazy import imported_on_use
 from servelab.metrics import ServiceLevel, goodput, request_metrics, requests_table, summary
 from servelab.model import Step
 from servelab.scripted import ScriptedModel
@@ -73,10 +74,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the one name that needs torch when it is first asked for (PEP 562)."""
-    if name == "CausalLM":
-        from servelab.models.causal_lm import CausalLM
-
-        return CausalLM
-    raise AttributeError(f"servelab has no {name!r}")
+__getattr__ = imported_on_use(__name__, {"CausalLM": "servelab.models.causal_lm"})
