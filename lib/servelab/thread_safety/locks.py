@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from servelab.thread_safety.turnstile import thread_here, turnstile_here
+from servelab.values.fingerprints import LockLike
 
 
-class ScheduledLock:
+class ScheduledLock(LockLike):
     """Like `threading.Lock`. Outside a scheduled thread nobody else runs, so there is never a wait.
 
     releases: how often it has become free.
@@ -78,7 +79,7 @@ class ScheduledRLock(ScheduledLock):
         super().release()
 
 
-class ScheduledCondition:
+class ScheduledCondition(LockLike):
     """Like `threading.Condition`, on a lock of this file."""
 
     def __init__(self, lock: Any = None) -> None:

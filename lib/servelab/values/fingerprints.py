@@ -18,14 +18,20 @@ from collections.abc import Callable, Collection, Mapping
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from servelab.thread_safety.locks import ScheduledCondition, ScheduledLock
-
 DEPTH = 4  # objects inside objects that are looked into
 ENTRIES = 200  # of a container
 CONTENT = 2_000_000  # numbers: the content of larger tensors is trusted to their version counter
 
 # A thread's own values are nobody else's affair; loggers are made for many threads.
 _PRIVATE = (threading.local, ModuleType, type, logging.Logger, logging.Handler)
+
+
+class LockLike:
+    """What a class of locks inherits, so that a lock is the same lock whoever holds it."""
+
+    def state(self) -> Any:
+        """Who holds it, and whatever else changes when it is taken or released."""
+        raise NotImplementedError
 
 
 class _Same:
@@ -63,7 +69,7 @@ def fingerprint(
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _of_tensor(value)
-    if isinstance(value, ScheduledLock | ScheduledCondition):
+    if isinstance(value, LockLike):
         return (_Same(value), value.state()) if locks else _Same(value)
     is_module = torch is not None and isinstance(value, torch.nn.Module)
     if isinstance(value, _PRIVATE) or (is_module and (not modules or id(value) in within)):
