@@ -1,7 +1,7 @@
 """The lessons as files: in order, executed, with their results, tidy, and nothing private in them.
 
 That they run, and give again what is saved, is checked while nbval runs them (`python start.py test`;
-see `servelab.lab.rerun`, whose comparison is tested here). nbval passes silently over a cell that it
+see `tools/rerun.py`, whose comparison is tested here). nbval passes silently over a cell that it
 should compare but whose output was stripped, so that such cells kept theirs is checked here.
 """
 
@@ -11,14 +11,17 @@ import ast
 import copy
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+import rerun
+import tidy
 from nbformat import NotebookNode
 
-from servelab.lab import rerun, tidy
+from servelab.lab.editions.outputs import WIDGET_VIEW
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 COMPARED = "nbval-check-output"
@@ -98,7 +101,7 @@ def names(source: str) -> tuple[set[str], set[str]]:
 def untidiness(text: str, name: str) -> str:
     """What to do about a notebook's file that is not in its tidy form; empty when it is."""
     try:
-        return "" if tidy.tidied(text, name) == text else f"Run `servelab tidy notebooks/{name}`."
+        return "" if tidy.tidied(text, name) == text else f"Run `python tools/tidy.py notebooks/{name}`."
     except tidy.TidyError as problem:
         return str(problem)
 
@@ -218,8 +221,8 @@ def test_what_was_measured_is_forgotten_when_its_name_is_given_anew() -> None:
 @pytest.mark.parametrize(
     ("change", "advice"),
     [
-        ({"metadata": {"execution": {}}}, "Run `servelab tidy notebooks/a.ipynb`."),
-        ({"id": "a"}, "Run `servelab tidy notebooks/a.ipynb`."),
+        ({"metadata": {"execution": {}}}, "Run `python tools/tidy.py notebooks/a.ipynb`."),
+        ({"id": "a"}, "Run `python tools/tidy.py notebooks/a.ipynb`."),
         ({"source": ["open('/home/me/x')"]}, "a.ipynb names places of one machine, in cell b (/home/me)"),
     ],
 )
@@ -245,12 +248,12 @@ def executed(*outputs: dict[str, Any], measured: bool = False) -> NotebookNode:
 
 SAVED = executed(
     printed("one\ntwo\n"),
-    result({"text/plain": "a figure", "image/png": "AAAA", rerun.VIEW: {"model_id": "1"}}),
+    result({"text/plain": "a figure", "image/png": "AAAA", WIDGET_VIEW: {"model_id": "1"}}),
 )
 
 
 def test_pictures_and_widget_names_and_pieces_of_a_stream_may_differ() -> None:
-    figure = result({"image/png": "BBBB", rerun.VIEW: {"model_id": "2"}, "text/plain": "a figure"})
+    figure = result({"image/png": "BBBB", WIDGET_VIEW: {"model_id": "2"}, "text/plain": "a figure"})
     assert rerun.differences(SAVED, SAVED) == []
     assert rerun.differences(SAVED, executed(printed("one\n"), printed("two\n"), figure)) == []
 
@@ -263,7 +266,7 @@ def test_a_progress_bar_may_be_there_or_not() -> None:
         "tried: 0 [00:00, ?/s]",
     )
     for bar in bars:
-        shown = {**result({"text/plain": bar, rerun.VIEW: {"model_id": "9"}}), "output_type": "display_data"}
+        shown = {**result({"text/plain": bar, WIDGET_VIEW: {"model_id": "9"}}), "output_type": "display_data"}
         assert rerun.differences(SAVED, executed(shown, *SAVED.cells[1].outputs)) == []
         assert rerun.differences(SAVED, executed(printed(bar), *SAVED.cells[1].outputs)) != []
 
@@ -290,7 +293,7 @@ FALSIFIED = {
         SAVED.cells[1].outputs[0],
         result({"text/plain": "another", "image/png": "AAAA"}),
     ],
-    "-image/png": [SAVED.cells[1].outputs[0], result({"text/plain": "a figure", rerun.VIEW: {}})],
+    "-image/png": [SAVED.cells[1].outputs[0], result({"text/plain": "a figure", WIDGET_VIEW: {}})],
     "+error: ValueError: no": [
         *SAVED.cells[1].outputs,
         {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": []},
@@ -336,8 +339,7 @@ def save(folder: Path, *cells: tuple[Any, ...]) -> None:
 
 
 def nbval(pytester: pytest.Pytester) -> pytest.RunResult:
-    options = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "60", "-p", "servelab.lab.rerun")
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *options, "a.ipynb")
+    return pytester.run(sys.executable, rerun.__file__, "-p", "no:cacheprovider", "a.ipynb")
 
 
 @pytest.mark.slow
@@ -351,7 +353,7 @@ def test_nbval_fails_where_the_output_is_another(pytester: pytest.Pytester) -> N
     save(pytester.path, ("x = 1", []), ("x", [result({"text/plain": "3"})]))
     outcome = nbval(pytester)
     outcome.assert_outcomes(passed=2, failed=2)
-    outcome.stdout.fnmatch_lines(["*run `servelab tidy`*", "-text/plain: 3", "+text/plain: 1"])
+    outcome.stdout.fnmatch_lines(["*run `python tools/tidy.py`*", "-text/plain: 3", "+text/plain: 1"])
 
 
 @pytest.mark.slow

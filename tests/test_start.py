@@ -470,10 +470,15 @@ def test_all_stages_run_and_the_summary_names_the_failed_one(
     monkeypatch.setattr(start, "find_browser", lambda: "/usr/bin/chromium")
     programs.answers["-m mypy"] = lambda: 1
     assert start.main(["test"]) == 1
-    stages = [command.split(" -m ")[1] for command in programs.commands[-6:]]
-    assert [stage.split()[0] for stage in stages] == ["ruff", "ruff", "mypy", "pytest", "pytest", "pytest"]
-    assert "--nbval-lax" in stages[-2]
-    assert "-p servelab.lab.rerun" in stages[-2]
+    stages = [command.partition(" ")[2].removeprefix("-m ") for command in programs.commands[-6:]]
+    assert [stage.split()[0] for stage in stages] == [
+        "ruff",
+        "ruff",
+        "mypy",
+        "pytest",
+        "tools/rerun.py",
+        "pytest",
+    ]
     assert stages[-1] == "pytest tests/test_browser.py"
     assert "--ignore=tests/test_browser.py" in stages[-3]
     summary = capfd.readouterr().out.partition("Summary")[2].splitlines()
@@ -503,7 +508,7 @@ def test_with_everything_there_everything_passed(start, programs: Programs, monk
 
 def test_it_passes_without_notebooks(start: ModuleType, programs: Programs, capsys) -> None:
     assert start.main(["test"]) == 0
-    assert programs.started("nbval") == []
+    assert programs.started("rerun") == []
     assert "notebooks    SKIPPED: there are no notebooks yet." in capsys.readouterr().out
 
 

@@ -28,11 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _is_known(error: Exception) -> bool:
     """Errors whose message was written for the person at the terminal."""
-    from servelab.lab.tidy import TidyError
     from servelab.models.smollm2 import WeightsError
     from servelab.request import InvalidRequest
 
-    return isinstance(error, WeightsError | InvalidRequest | TidyError | OSError)
+    return isinstance(error, WeightsError | InvalidRequest | OSError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,10 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("factory", metavar="MODULE:FACTORY", help="a function that returns (model, example)")
     audit.add_argument("--example", metavar="MODULE:NAME", help="the example, if the factory returns a model")
     audit.set_defaults(run=_audit)
-
-    tidy = commands.add_parser("tidy", help="for authors: make notebooks fit to be saved")
-    tidy.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK", help="default: all lessons")
-    tidy.set_defaults(run=_tidy)
 
     html = commands.add_parser("html", help="the course as static pages")
     html.add_argument("folder", type=Path, metavar="OUT")
@@ -119,12 +114,6 @@ def _audit(options: argparse.Namespace) -> int:
     from servelab.thread_safety.audit import terminal
 
     return terminal.run(options.factory, options.example)
-
-
-def _tidy(options: argparse.Namespace) -> int:
-    from servelab.lab import tidy
-
-    return tidy.run(options.notebooks)
 
 
 def _html(options: argparse.Namespace) -> int:

@@ -16,11 +16,11 @@ from servelab.lab.editions import EditionError, bundle, html, workshop
 from servelab.lab.editions import lesson as lesson_file
 from servelab.lab.editions.bundle import Platform, Target
 from servelab.lab.editions.lesson import Lesson
+from servelab.lab.editions.outputs import WIDGET_VIEW
 from servelab.lab.editions.page import outside, page
 from servelab.lab.editions.timetable import BREAK_AFTER, CLOSING, LENGTHS, timetable
 from servelab.lab.lessons import ORIGINALS
 from servelab.lab.player.player import player_data
-from servelab.lab.rerun import VIEW
 
 HEAD = """# A title & more
 
@@ -77,12 +77,12 @@ NOTEBOOK = {
         code(
             ASK,
             {
-                VIEW: {"model_id": "1", "version_major": 2, "version_minor": 0},
+                WIDGET_VIEW: {"model_id": "1", "version_major": 2, "version_minor": 0},
                 "text/plain": "Your guess: When?",
             },
         ),
         code(COMPARE, {"text/plain": "It was: late. 2 users waited. (No guess this time.)"}),
-        code("figure", {VIEW: {"model_id": "2"}, "image/png": PICTURE, "text/plain": "in words"}),
+        code("figure", {WIDGET_VIEW: {"model_id": "2"}, "image/png": PICTURE, "text/plain": "in words"}),
         written("## Exercises"),
         written(EXERCISE),
     ],
@@ -190,7 +190,7 @@ def test_a_player_is_put_in_whole(notebooks: Path) -> None:
     trace = simulate(users(["Why?"], max_new_tokens=3), Interleaved(1))
     held = player_data(trace)
     cell = code(
-        "player", {html.STATIC: held, VIEW: {}, "image/png": PICTURE, "text/plain": "a run </script>"}
+        "player", {html.STATIC: held, WIDGET_VIEW: {}, "image/png": PICTURE, "text/plain": "a run </script>"}
     )
     path = notebooks / "01_first.ipynb"
     cells = [*NOTEBOOK["cells"], {**cell, "id": "player"}]  # type: ignore[misc]

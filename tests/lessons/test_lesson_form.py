@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading_time import reading_minutes
 
-from servelab.lab.minutes import HEADER, reading_minutes
+from servelab.lab.editions.lesson import HEADER
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -18,10 +18,9 @@ from nbconvert.preprocessors import Preprocessor
 from nbformat import NotebookNode
 
 from servelab.lab.editions.lesson import Lesson, lessons
+from servelab.lab.editions.outputs import WIDGET_VIEW, merged_streams
 from servelab.lab.editions.page import markdown_page, page
 from servelab.lab.player import STATIC, player_fragment
-from servelab.lab.rerun import VIEW
-from servelab.lab.tidy import merged_streams
 
 INDEX = """# servelab
 
@@ -41,7 +40,7 @@ class WithoutKernel(Preprocessor):
         cell.outputs = merged_streams(cell.outputs)
         for output in cell.outputs:
             data = output.get("data", {})
-            data.pop(VIEW, None)
+            data.pop(WIDGET_VIEW, None)
             if STATIC in data:
                 picture = base64.b64decode(data["image/png"])
                 data["text/html"] = player_fragment(data.pop(STATIC), picture, data["text/plain"])

@@ -15,10 +15,10 @@ from typing import Any
 
 from servelab.lab.editions import EditionError
 from servelab.lab.lessons import ORIGINALS
-from servelab.lab.minutes import HEADER
 
 Notebook = dict[str, Any]
 
+HEADER = re.compile(r"reading (\d+) min · exercises (\d+) min · machine about (\d+) s")
 FOLDED = re.compile(
     r"<details>\s*<summary>(?P<summary>.*?)</summary>(?P<body>.*?)</details>[ \t]*\n?", re.DOTALL
 )

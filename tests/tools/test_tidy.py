@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from servelab.lab import tidy
+import tidy
 
 PICTURE = {
     "output_type": "display_data",

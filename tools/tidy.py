@@ -4,19 +4,24 @@ What a front end or a kernel leaves behind (widget state, times, versions, stray
 outputs and counts stay, because readers without a kernel live on them. A path of somebody's own
 machine is refused, not removed: only its author knows what should stand there. Knows nothing about
 what a lesson teaches, and runs nothing.
+
+    python tools/tidy.py                              every lesson
+    python tools/tidy.py notebooks/00_start_here.ipynb
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import nbformat
 from nbformat import NotebookNode, v4
 
+from servelab.lab.editions.outputs import merged_streams
 from servelab.lab.lessons import ORIGINALS, REPOSITORY
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -39,10 +44,14 @@ class TidyError(Exception):
     """A notebook cannot be tidied; the message says where to look and what to do next."""
 
 
-def run(paths: Sequence[Path]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Tidy these notebooks, or all lessons, and say which changed."""
-    for path in paths or sorted(ORIGINALS.glob("*.ipynb")):
-        print(f"{path.name}: {'tidied' if tidy(path) else 'was tidy'}")
+    try:
+        for path in map(Path, arguments) if arguments else sorted(ORIGINALS.glob("*.ipynb")):
+            print(f"{path.name}: {'tidied' if tidy(path) else 'was tidy'}")
+    except (TidyError, OSError) as problem:
+        print(problem, file=sys.stderr)
+        return 1
     return 0
 
 
@@ -88,19 +97,6 @@ def private_paths(notebook: NotebookNode) -> Iterator[str]:
             if found := pattern.search(text):
                 yield f"cell {cell.get('id', number)} ({found[0]})"
                 break
-
-
-def merged_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
-    """Neighbouring pieces of one stream as one output: where a kernel flushes is chance."""
-    merged: list[NotebookNode] = []
-    for output in outputs:
-        last = merged[-1] if merged else None
-        if last and output.output_type == "stream" == last.output_type and output.name == last.name:
-            joined = {**last, "text": last.text + output.text}  # the old ones stay as they are
-            merged[-1] = nbformat.from_dict(joined)  # type: ignore[no-untyped-call]
-        else:
-            merged.append(output)
-    return merged
 
 
 # The steps
@@ -181,3 +177,7 @@ def _strings(content: Any) -> Iterator[str]:
         yield from (text for value in content.values() for text in _strings(value))
     elif isinstance(content, list):
         yield from (text for value in content for text in _strings(value))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

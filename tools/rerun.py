@@ -1,10 +1,12 @@
 """Did running a lesson again give what is saved in it? Asked while nbval runs it anyway.
 
-A pytest plugin: `pytest -p servelab.lab.rerun --nbval-lax notebooks`. nbval itself compares only the
-cells that say so; here every cell is compared, except that pictures, names of widgets, progress bars, the
-Python that a schedule names, and cells tagged `measured` (whose seconds, or luck, are another run's) may
-differ. Then all cells run a second time in the same kernel, as a learner who goes back does. Decides
-nothing about whether a cell may fail: that stays with nbval.
+    python tools/rerun.py               every lesson
+    python tools/rerun.py 02            one of them, by its number or path; more options go to pytest
+
+nbval itself compares only the cells that say so; here every cell is compared, except that pictures, names
+of widgets, progress bars, the Python that a schedule names, and cells tagged `measured` (whose seconds, or
+luck, are another run's) may differ. Then all cells run a second time in the same kernel, as a learner who
+goes back does. Decides nothing about whether a cell may fail: that stays with nbval.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Generator, Sequence
 from difflib import unified_diff
@@ -22,14 +25,15 @@ import pytest
 from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell  # type: ignore[import-untyped]
 
-from servelab.lab.minutes import HEADER
-from servelab.lab.tidy import merged_streams
+from servelab.lab.editions.lesson import HEADER
+from servelab.lab.editions.outputs import WIDGET_VIEW, merged_streams
+from servelab.lab.lessons import ORIGINALS
 
+CELL_TIMEOUT = 180  # seconds; nbval's own is half an hour, and a dead kernel waits it out
 MEASURED = "measured"
-VIEW = "application/vnd.jupyter.widget-view+json"  # carries a name drawn at random for every run
 ADVICE = (
     f"Running this cell again gives another output than is saved in it: if the new one is right, save it and "
-    f"run `servelab tidy`; if it holds seconds or luck, tag the cell `{MEASURED}`."
+    f"run `python tools/tidy.py`; if it holds seconds or luck, tag the cell `{MEASURED}`."
 )
 RESULTS = ("display_data", "execute_result")
 BAR = re.compile(r"(\d+%\|.*|\d+\w* )\[\d+:\d+[<,].*\]")  # what tqdm writes
@@ -79,7 +83,7 @@ def _stable(output: NotebookNode) -> dict[str, Any]:
 
 
 def _content(mime: str, value: Any) -> Any:
-    if mime.startswith("image/") or mime == VIEW:
+    if mime.startswith("image/") or mime == WIDGET_VIEW:
         return "(may differ)"
     return PYTHON_OF_SCHEDULE.sub("py:", value) if isinstance(value, str) else value
 
@@ -149,3 +153,17 @@ def _again(item: Any) -> pytest.Item:
         item.parent, name=f"{item.name} again", cell_num=item.cell_num, cell=item.cell, options=item.options
     )
     return again
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run lessons under nbval, with this file as a plugin of pytest."""
+    lessons = {path.name[:2]: str(path) for path in sorted(ORIGINALS.glob("[0-9][0-9]_*.ipynb"))}
+    given = [lessons.get(argument, argument) for argument in arguments]
+    if not any(argument.endswith(".ipynb") for argument in given):
+        given += lessons.values()
+    nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", str(CELL_TIMEOUT)]
+    return int(pytest.main([*nbval, *given], plugins=[sys.modules[__name__]]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,23 @@
+"""Saved outputs of a notebook, without what is chance in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import nbformat
+from nbformat import NotebookNode
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"  # carries a name drawn at random for every run
+
+
+def merged_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """Neighbouring pieces of one stream as one output: where a kernel flushes is chance."""
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        last = merged[-1] if merged else None
+        if last and output.output_type == "stream" == last.output_type and output.name == last.name:
+            joined = {**last, "text": last.text + output.text}  # the old ones stay as they are
+            merged[-1] = nbformat.from_dict(joined)  # type: ignore[no-untyped-call]
+        else:
+            merged.append(output)
+    return merged
