@@ -32,7 +32,7 @@ from servelab import (
     run,
 )
 from servelab.models.causal_lm import CausalLM
-from servelab.models.kv.slots import KVCache
+from servelab.models.kv.slots import SlotCache
 
 LIMIT = 3
 POLICIES: dict[str, Callable[[], Policy]] = {
@@ -91,27 +91,27 @@ def test_whoever_comes_and_whenever(seed: int, policy: str) -> None:
     assert differing("llama", POLICIES[policy](), crowd(seed)) == []
 
 
-class SharedSlots(KVCache):
+class SharedSlots(SlotCache):
     """Gives everybody the same slot."""
 
-    def take(self, request: Request) -> int:
-        super().take(request)
+    def take(self, request: Request, end: int) -> int:
+        super().take(request, end)
         self._slot_of[request] = 0
         return 0
 
 
-class DirtySlots(KVCache):
+class DirtySlots(SlotCache):
     """Hands slots on one position late: the newcomer's first key stays the one before it."""
 
-    def take(self, request: Request) -> int:
-        slot = super().take(request)
+    def take(self, request: Request, end: int) -> int:
+        slot = super().take(request, end)
         self.keys[:, slot, :, 0] += 0.5
         return slot
 
 
 @pytest.mark.parametrize("broken", [SharedSlots, DirtySlots])
-def test_a_broken_cache_fails_the_same_comparison(broken: type[KVCache], monkeypatch) -> None:
-    monkeypatch.setattr("servelab.models.causal_lm.KVCache", broken)
+def test_a_broken_cache_fails_the_same_comparison(broken: type[SlotCache], monkeypatch) -> None:
+    monkeypatch.setattr("servelab.models.causal_lm.SlotCache", broken)
     assert differing("llama", Continuous(LIMIT), crowd(seed=1)) != []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -27,12 +28,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from servelab import InvalidRequest, Request, SamplingParams
+from servelab.model import Chunk
 from servelab.models import attention, causal_lm, model_thread
 from servelab.models.attention import RaggedStep, Row
-from servelab.model import Chunk
 from servelab.models.causal_lm import CausalLM
 from servelab.models.families import UnsupportedModel, refuse_unsupported
-from servelab.models.kv.slots import KVCache
+from servelab.models.kv.slots import SlotCache
 from servelab.models.packed_linear import pack_linears
 
 POISON = 13  # a token whose embedding is NaN, in `poisoned_model`
@@ -119,34 +120,32 @@ def test_packed_linear_layers_change_no_token() -> None:
 # -- broken on purpose: the same comparison notices ---------------------------------------
 
 
-class OneSlotForAll(KVCache):
-    def take(self, request: Request) -> int:
-        super().take(request)
+class OneSlotForAll(SlotCache):
+    def take(self, request: Request, end: int) -> int:
+        super().take(request, end)
         return 0
 
-    def stored(self, slot: int) -> int:
+    def stored(self, request: Request) -> int:
         return self.context_length
 
 
-def _off_by_one(rows: list[Row], cache: KVCache) -> RaggedStep:
+def _off_by_one(rows: list[Row], cache: SlotCache) -> RaggedStep:
     step = lay_out(rows, cache)
     step.positions[0, :] = (step.positions[0] - 1).clamp_(0)
     return step
 
 
-def _without_mask_of_later_chunks(row: Row, last_token: int, device: torch.device) -> attention.Span:
-    whole = span(row, last_token, device)
-    return attention.Span(whole.first, whole.last, whole.slot, whole.end, None)
+def _without_mask_of_later_chunks(row: Row, last_token: int, cache: SlotCache) -> attention.Span:
+    return replace(span(row, last_token, cache), mask=None)
 
 
-def _without_length_mask(rows: list[Row], first: int, device: torch.device) -> attention.Bucket:
-    whole = bucket(rows, first, device)
-    return attention.Bucket(whole.first, whole.last, whole.slots, whole.length, None)
+def _without_length_mask(rows: list[Row], first: int, cache: SlotCache) -> attention.Bucket:
+    return replace(bucket(rows, first, cache), mask=None)
 
 
-def _forgets_to_sort(rows: list[Row], first: int, device: torch.device) -> attention.Bucket:
-    whole = bucket(rows, first, device)
-    return attention.Bucket(whole.first, whole.last, slice(0, len(rows)), whole.length, whole.mask)
+def _forgets_to_sort(rows: list[Row], first: int, cache: SlotCache) -> attention.Bucket:
+    whole = bucket(rows, first, cache)
+    return replace(whole, reader=replace(whole.reader, slots=slice(0, len(rows))))
 
 
 lay_out, bucket, span = attention.lay_out, attention._bucket, attention._span
@@ -155,7 +154,7 @@ lay_out, bucket, span = attention.lay_out, attention._bucket, attention._span
 @pytest.mark.parametrize(
     ("module", "name", "broken"),
     [
-        (causal_lm, "KVCache", OneSlotForAll),
+        (causal_lm, "SlotCache", OneSlotForAll),
         (causal_lm, "lay_out", _off_by_one),
         (attention, "_span", _without_mask_of_later_chunks),
         (attention, "_bucket", _without_length_mask),
@@ -247,7 +246,7 @@ def test_a_nan_that_nobody_sampled_does_not_reach_the_next_owner(poisoned_model:
 def test_a_slot_that_is_not_wiped_is_noticed(
     poisoned_model: CausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(KVCache, "wipe", lambda self, slot: None)
+    monkeypatch.setattr(SlotCache, "wipe", lambda self, slot: None)
     with pytest.raises((AssertionError, FloatingPointError)):
         test_a_nan_that_nobody_sampled_does_not_reach_the_next_owner(poisoned_model)
 

@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from servelab import Request, SamplingParams
-from servelab.models import model_thread
 from servelab.model import Chunk, Outcome
+from servelab.models import model_thread
 from servelab.models.causal_lm import CausalLM
 
 VOCABULARY = 97

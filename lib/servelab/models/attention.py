@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from servelab.models.kv.slots import KVCache
+from servelab.models.kv.cache import KVCache, Place, Reader, Writer
 
 NAME = "servelab_ragged"
 
@@ -31,7 +31,7 @@ NAME = "servelab_ragged"
 class Row:
     """The tokens of one request in one step, and where its keys and values are."""
 
-    slot: int
+    place: Place
     start: int  # position of the first token
     token_ids: Sequence[int]
 
@@ -46,8 +46,7 @@ class Bucket:
 
     first: int  # where their tokens lie in the step's row
     last: int
-    slots: slice | Tensor  # a slice reads keys where they are; an index copies them together first
-    length: int  # of the longest
+    reader: Reader  # of as many keys as the longest has
     mask: Tensor | None  # (B, 1, 1, L): which keys each may read; None when all are equally long
 
 
@@ -57,8 +56,7 @@ class Span:
 
     first: int
     last: int
-    slot: int
-    end: int
+    reader: Reader
     mask: Tensor | None  # (tokens, L); None at position 0, where plain causal attention is right
 
 
@@ -66,10 +64,9 @@ class Span:
 class RaggedStep:
     """Where everything is in one step."""
 
-    cache: KVCache
     token_ids: Tensor  # (1, T)
     positions: Tensor  # (1, T)
-    slots: Tensor  # (T)
+    writer: Writer
     buckets: list[Bucket]
     spans: list[Span]
     last_tokens: list[int]  # for each row as given to lay_out: where its last token lies
@@ -77,30 +74,29 @@ class RaggedStep:
 
 def lay_out(rows: Sequence[Row], cache: KVCache) -> RaggedStep:
     """Put the rows' tokens in line, and find out what each of them reads."""
-    device = cache.keys.device
     singles = [index for index, row in enumerate(rows) if len(row.token_ids) == 1]
-    groups = [sorted(group, key=lambda index: rows[index].slot) for group in _by_length(singles, rows)]
+    groups = [sorted(group, key=lambda index: rows[index].place) for group in _by_length(singles, rows)]
     several = [index for index, row in enumerate(rows) if len(row.token_ids) > 1]
 
     order = [index for group in groups for index in group] + several
     token_ids: list[int] = []
     positions: list[int] = []
-    slots: list[int] = []
+    places: list[Place] = []
     last_tokens = [0] * len(rows)
     for index in order:
         row = rows[index]
         token_ids += row.token_ids
         positions += range(row.start, row.end)
-        slots += [row.slot] * len(row.token_ids)
+        places += [row.place] * len(row.token_ids)
         last_tokens[index] = len(token_ids) - 1
 
+    at = torch.tensor([positions], device=cache.device)
     return RaggedStep(
-        cache,
-        torch.tensor([token_ids], device=device),
-        torch.tensor([positions], device=device),
-        torch.tensor(slots, device=device),
-        [_bucket([rows[index] for index in group], last_tokens[group[0]], device) for group in groups],
-        [_span(rows[index], last_tokens[index], device) for index in several],
+        torch.tensor([token_ids], device=cache.device),
+        at,
+        cache.writer(places, at[0]),
+        [_bucket([rows[index] for index in group], last_tokens[group[0]], cache) for group in groups],
+        [_span(rows[index], last_tokens[index], cache) for index in several],
         last_tokens,
     )
 
@@ -122,27 +118,26 @@ def _by_length(indices: Sequence[int], rows: Sequence[Row]) -> list[list[int]]:
     return groups
 
 
-def _bucket(rows: Sequence[Row], first: int, device: torch.device) -> Bucket:
+def _bucket(rows: Sequence[Row], first: int, cache: KVCache) -> Bucket:
     ends = [row.end for row in rows]
     length = max(ends)
     mask = None
     if min(ends) < length:
-        mask = torch.arange(length, device=device) < torch.tensor(ends, device=device)[:, None]  # (B, L)
+        end_of_each = torch.tensor(ends, device=cache.device)[:, None]
+        mask = torch.arange(length, device=cache.device) < end_of_each  # (B, L)
         mask = mask[:, None, None, :]
-    low, high = rows[0].slot, rows[-1].slot  # rows come in order of their slots
-    neighbours = high - low + 1 == len(rows)
-    slots = slice(low, high + 1) if neighbours else torch.tensor([row.slot for row in rows], device=device)
-    return Bucket(first, first + len(rows), slots, length, mask)
+    reader = cache.reader([row.place for row in rows], length)
+    return Bucket(first, first + len(rows), reader, mask)
 
 
-def _span(row: Row, last_token: int, device: torch.device) -> Span:
+def _span(row: Row, last_token: int, cache: KVCache) -> Span:
     mask = None
     if row.start:
         # The token at position p reads keys 0 … p. (`is_causal` would let the first read key 0 only.)
-        mask = (
-            torch.arange(row.end, device=device) <= torch.arange(row.start, row.end, device=device)[:, None]
-        )
-    return Span(last_token + 1 - len(row.token_ids), last_token + 1, row.slot, row.end, mask)
+        keys = torch.arange(row.end, device=cache.device)
+        mask = keys <= torch.arange(row.start, row.end, device=cache.device)[:, None]
+    reader = cache.reader([row.place], row.end)
+    return Span(last_token + 1 - len(row.token_ids), last_token + 1, reader, mask)
 
 
 def ragged_attention(
@@ -160,10 +155,7 @@ def ragged_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
     layer: int = module.layer_idx  # type: ignore[assignment]
-    keys, values = ragged_step.cache.keys[layer], ragged_step.cache.values[layer]  # (slots, K, context, D)
-    slots, positions = ragged_step.slots, ragged_step.positions[0]
-    keys[slots, :, positions] = key[0].transpose(0, 1)
-    values[slots, :, positions] = value[0].transpose(0, 1)
+    ragged_step.writer.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))  # (T, K, D)
 
     queries = query[0].transpose(0, 1)  # (T, H, D)
     tokens, heads, numbers = queries.shape
@@ -171,19 +163,15 @@ def ragged_attention(
     output = queries.new_empty(tokens, heads, numbers)
     for bucket in ragged_step.buckets:
         ours = queries[bucket.first : bucket.last].reshape(-1, *shared)  # (B, K, H/K, D)
-        read = scaled_dot_product_attention(
-            ours,
-            keys[bucket.slots, :, : bucket.length],  # (B, K, L, D)
-            values[bucket.slots, :, : bucket.length],
-            attn_mask=bucket.mask,
-            scale=scaling,
-        )
+        keys, values = bucket.reader.read(layer)  # (B, K, L, D)
+        read = scaled_dot_product_attention(ours, keys, values, attn_mask=bucket.mask, scale=scaling)
         output[bucket.first : bucket.last] = read.reshape(-1, heads, numbers)
     for span in ragged_step.spans:
+        keys, values = span.reader.read(layer)  # (1, K, L, D)
         read = scaled_dot_product_attention(
             query[:, :, span.first : span.last],  # (1, H, tokens, D)
-            keys[None, span.slot, :, : span.end],  # (1, K, L, D)
-            values[None, span.slot, :, : span.end],
+            keys,
+            values,
             attn_mask=span.mask,
             is_causal=span.mask is None,
             scale=scaling,

@@ -17,11 +17,11 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from servelab.model import Chunk, Outcome, StepCost
 from servelab.models import attention, model_thread
 from servelab.models.attention import Row, lay_out
-from servelab.model import Chunk, Outcome, StepCost
 from servelab.models.families import refuse_unsupported
-from servelab.models.kv.slots import KVCache
+from servelab.models.kv.slots import SlotCache
 from servelab.models.packed_linear import pack_linears
 from servelab.models.sampling import Draw, next_tokens
 from servelab.models.token_bytes import TokenBytes
@@ -151,7 +151,7 @@ class CausalLM:
                 tokens = next_tokens(logits, [_draw(chunks[number]) for number in sampled])
         except BaseException:
             for row in rows.values():
-                self.cache.wipe(row.slot)
+                self.cache.wipe(row.place)
             raise
         for number, token in zip(sampled, tokens, strict=True):
             outcomes[number] = token
@@ -162,19 +162,17 @@ class CausalLM:
         end = chunk.start + len(chunk.token_ids)
         if end > self.context_length:
             return ValueError(f"The context holds {self.context_length} tokens; this request needs {end}.")
-        held = self.cache.slot_of(chunk.request)
-        if chunk.start > (self.cache.stored(held) if held is not None else 0):
+        if chunk.start > self.cache.stored(chunk.request):
             return ValueError(f"The tokens before position {chunk.start} are not stored: start again at 0.")
         try:
             self._known(chunk.token_ids)
-            slot = self.cache.take(chunk.request)
+            place = self.cache.take(chunk.request, end)
         except (InvalidRequest, RuntimeError) as problem:
             return problem
-        self.cache.touch(slot, end)
-        return Row(slot, chunk.start, chunk.token_ids)
+        return Row(place, chunk.start, chunk.token_ids)
 
     def _dummies(self, surplus: int) -> list[Row]:
-        """Rows in the scratch slot: as many tokens as are paid for and of no use."""
+        """Rows in the scratch place: as many tokens as are paid for and of no use."""
         starts = range(0, surplus, self.context_length)
         lengths = [min(self.context_length, surplus - start) for start in starts]
         return [Row(self.cache.scratch, 0, [DUMMY_TOKEN] * length) for length in lengths]
@@ -197,10 +195,10 @@ class CausalLM:
         )
         return cast(Tensor, output.logits[0])
 
-    def _new_cache(self) -> KVCache:
+    def _new_cache(self) -> SlotCache:
         config = self.network.config
         heads = config.num_attention_heads
-        return KVCache(
+        return SlotCache(
             layers=config.num_hidden_layers,
             slots=self.slots,
             context_length=self.context_length,

@@ -8,27 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.tiny import new_request
 
-from servelab.models.kv.slots import KVCache
+from servelab.models.kv.slots import SlotCache
 
 
-def small_cache(slots: int = 3) -> KVCache:
-    return KVCache(layers=2, slots=slots, context_length=4, heads=1, head_dim=2)
+def small_cache(slots: int = 3) -> SlotCache:
+    return SlotCache(layers=2, slots=slots, context_length=4, heads=1, head_dim=2)
 
 
 def test_a_request_keeps_its_slot_and_the_lowest_free_one_is_taken() -> None:
     cache = small_cache()
     one, two, three = (new_request([1]) for _ in range(3))
-    assert [cache.take(one), cache.take(two), cache.take(one)] == [0, 1, 0]
+    assert [cache.take(one, 1), cache.take(two, 1), cache.take(one, 2)] == [0, 1, 0]
     cache.give_back(one)
     assert cache.slot_of(one) is None
-    assert cache.take(three) == 0
+    assert cache.take(three, 1) == 0
 
 
 def test_too_many_requests_are_told_what_to_do() -> None:
     cache = small_cache(slots=1)
-    cache.take(new_request([1]))
+    cache.take(new_request([1]), 1)
     with pytest.raises(RuntimeError, match="more slots"):
-        cache.take(new_request([2]))
+        cache.take(new_request([2]), 1)
 
 
 def test_giving_back_what_one_does_not_hold_does_nothing() -> None:
@@ -38,7 +38,7 @@ def test_giving_back_what_one_does_not_hold_does_nothing() -> None:
 
 
 def test_memory_is_what_the_lesson_says() -> None:
-    cache = KVCache(layers=30, slots=1, context_length=8192, heads=3, head_dim=64, device="meta")
+    cache = SlotCache(layers=30, slots=1, context_length=8192, heads=3, head_dim=64, device="meta")
     assert cache.bytes_per_slot == 377_487_360  # SmolLM2 at its full context
 
 
@@ -53,12 +53,11 @@ def test_slots_are_never_shared_and_always_clean(moves: list[tuple[int, int]]) -
             cache.give_back(requests[who])
             del held[who]
         elif cache.free_slots:
-            slot = cache.take(requests[who])
+            slot = cache.take(requests[who], written)
             assert slot not in held.values()
             assert slot != cache.scratch
             assert not cache.keys[:, slot].any()
             assert not cache.values[:, slot].any()
-            cache.touch(slot, written)
             cache.keys[:, slot, :, :written] = torch.nan
             cache.values[:, slot, :, :written] = torch.inf
             held[who] = slot

@@ -8,14 +8,17 @@ who holds which slot, and that a slot is handed on clean.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from servelab.request import Request
 
 
-class KVCache:
-    """`slots` places for requests, and one more, the scratch slot, for tokens that nobody reads.
+class SlotCache:
+    """A `KVCache`: `slots` places for requests, and one more, the scratch slot, for tokens that nobody reads.
 
     keys, values: (layers, slots + 1, heads, context, head_dim), zeros wherever nothing is stored.
 
@@ -45,6 +48,10 @@ class KVCache:
         self._touched = [0] * (slots + 1)  # positions that may hold something
 
     @property
+    def device(self) -> torch.device:
+        return self.keys.device
+
+    @property
     def bytes_per_slot(self) -> int:
         return 2 * self.keys[:, 0].numel() * self.keys.element_size()
 
@@ -55,31 +62,39 @@ class KVCache:
     def slot_of(self, request: Request) -> int | None:
         return self._slot_of.get(request)
 
-    def stored(self, slot: int) -> int:
-        """How many positions of the slot have been written, or are about to be."""
-        return self._touched[slot]
+    def stored(self, request: Request) -> int:
+        """How many of its tokens have been written, or are about to be; 0 of one without a slot."""
+        slot = self._slot_of.get(request)
+        return 0 if slot is None else self._touched[slot]
 
-    def take(self, request: Request) -> int:
-        """The request's slot: the one it holds, or else the lowest free one."""
-        held = self._slot_of.get(request)
-        if held is not None:
-            return held
-        if not self._free:
-            raise RuntimeError(
-                f"All {self.slots} slots are taken: run fewer requests at once, or give the model more slots."
-            )
-        slot = self._slot_of[request] = heapq.heappop(self._free)
+    def take(self, request: Request, end: int) -> int:
+        """The slot it holds, or else the lowest free one; positions up to `end` are about to be written."""
+        slot = self._slot_of.get(request)
+        if slot is None:
+            if not self._free:
+                raise RuntimeError(
+                    f"All {self.slots} slots are taken: "
+                    "run fewer requests at once, or give the model more slots."
+                )
+            slot = self._slot_of[request] = heapq.heappop(self._free)
+        self._touched[slot] = max(self._touched[slot], end)
         return slot
 
-    def touch(self, slot: int, end: int) -> None:
-        """Positions up to `end` are about to be written."""
-        self._touched[slot] = max(self._touched[slot], end)
+    def writer(self, places: Sequence[int], positions: Tensor) -> SlotWriter:
+        return SlotWriter(self, torch.tensor(places, device=self.device), positions)
 
-    def wipe(self, slot: int) -> None:
+    def reader(self, places: Sequence[int], length: int) -> SlotReader:
+        """Neighbouring slots are read where they are; others are copied together at every read."""
+        neighbours = places[-1] - places[0] + 1 == len(places)
+        if neighbours:
+            return SlotReader(self, slice(places[0], places[-1] + 1), length)
+        return SlotReader(self, torch.tensor(places, device=self.device), length)
+
+    def wipe(self, place: int) -> None:
         """Forget what the slot holds."""
-        self.keys[:, slot, :, : self._touched[slot]] = 0
-        self.values[:, slot, :, : self._touched[slot]] = 0
-        self._touched[slot] = 0
+        self.keys[:, place, :, : self._touched[place]] = 0
+        self.values[:, place, :, : self._touched[place]] = 0
+        self._touched[place] = 0
 
     def give_back(self, request: Request) -> None:
         """Wipe the request's slot and free it; does nothing for a request without one."""
@@ -87,3 +102,25 @@ class KVCache:
         if slot is not None:
             self.wipe(slot)
             heapq.heappush(self._free, slot)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotWriter:
+    cache: SlotCache
+    slots: Tensor  # (tokens)
+    positions: Tensor  # (tokens)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        self.cache.keys[layer][self.slots, :, self.positions] = keys
+        self.cache.values[layer][self.slots, :, self.positions] = values
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReader:
+    cache: SlotCache
+    slots: slice | Tensor
+    length: int
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        return keys[self.slots, :, : self.length], values[self.slots, :, : self.length]
