@@ -1,69 +1,19 @@
-"""Metrics of a run, each by its definition in the field. Pure functions of a trace.
+"""Metrics of a whole run, each by its definition in the field. Pure functions of a trace.
 
-TTFT counts from the arrival, the intended one in an open-loop workload, so waiting is in it.
-ITL is each gap between two tokens of one request, kept one by one; TPOT is a request's mean
-over everything after its first token, and does not contain the wait for that one.
+What one request experienced (TTFT, ITL, TPOT …) is defined where its life is: in trace/lifecycles.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from servelab.request import FinishReason
-from servelab.trace import Accepted, Admitted, Finished, Refused, Stepped, Trace
+from servelab.trace import Lifecycle, Refused, Stepped, Trace, lifecycles
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SERVED = {FinishReason.STOP_TOKEN, FinishReason.STOP_STRING, FinishReason.LENGTH, FinishReason.CONTEXT}
-
-
-@dataclass(slots=True)
-class RequestMetrics:
-    """What one accepted request experienced. Seconds; None where it did not come to that."""
-
-    request: str
-    user: str
-    arrived: float
-    prompt_tokens: int
-    admitted: float | None = None
-    finished: float | None = None
-    reason: FinishReason | None = None
-    token_times: list[float] = field(default_factory=list)
-    token_steps: list[int] = field(default_factory=list)  # the step of each token, counted from 0
-
-    @property
-    def served(self) -> bool:
-        """Whether it was answered to the end."""
-        return self.reason in SERVED
-
-    @property
-    def queue_wait(self) -> float | None:
-        return None if self.admitted is None else self.admitted - self.arrived
-
-    @property
-    def ttft(self) -> float | None:
-        """Time to first token."""
-        return self.token_times[0] - self.arrived if self.token_times else None
-
-    @property
-    def itls(self) -> list[float]:
-        """Inter-token latencies: every gap, in order."""
-        return [after - before for before, after in zip(self.token_times, self.token_times[1:], strict=False)]
-
-    @property
-    def tpot(self) -> float | None:
-        """Time per output token after the first."""
-        gaps = len(self.token_times) - 1
-        return (self.token_times[-1] - self.token_times[0]) / gaps if gaps > 0 else None
-
-    @property
-    def e2e(self) -> float | None:
-        """From arrival to the end."""
-        return None if self.finished is None else self.finished - self.arrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +24,7 @@ class ServiceLevel:
     tpot: float | None = None
     e2e: float | None = None
 
-    def met_by(self, request: RequestMetrics) -> bool:
+    def met_by(self, request: Lifecycle) -> bool:
         """Answered to the end, and every promise kept. A one-token answer has no TPOT to miss."""
         promises = ((self.ttft, request.ttft), (self.tpot, request.tpot), (self.e2e, request.e2e))
         return request.served and all(
@@ -100,29 +50,9 @@ class Summary:
     e2e_median: float
 
 
-def request_metrics(trace: Trace) -> list[RequestMetrics]:
-    """One entry per accepted request, in order of arrival. A reused id counts again."""
-    finished: list[RequestMetrics] = []
-    live: dict[str, RequestMetrics] = {}
-    step = 0
-    for event in trace.events:
-        match event:
-            case Accepted():
-                entry = RequestMetrics(event.request, event.user, event.time, event.prompt_tokens)
-                live[event.request] = entry
-                finished.append(entry)
-            case Admitted() if event.request in live:
-                live[event.request].admitted = event.time
-            case Stepped():
-                for name, token in zip(event.requests, event.tokens, strict=True):
-                    if token is not None and name in live:
-                        live[name].token_times.append(event.time)
-                        live[name].token_steps.append(step)
-                step += 1
-            case Finished() if event.request in live:
-                live[event.request].finished = event.time
-                live.pop(event.request).reason = event.reason
-    return finished
+def request_metrics(trace: Trace) -> list[Lifecycle]:
+    """What each accepted request experienced, in order of arrival. A reused id counts again."""
+    return [life for life in lifecycles(trace) if not life.refused]
 
 
 def summary(trace: Trace) -> Summary:

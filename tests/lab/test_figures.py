@@ -18,10 +18,10 @@ from servelab import (
 )
 from servelab.lab import interleaving_timeline, load_panels, queue_state, step_occupancy
 from servelab.lab.figures import Drawing, palette
-from servelab.lab.figures.timeline import HALF_CHARACTER, timeline_rows
+from servelab.lab.figures.timeline import HALF_CHARACTER, Cell, cells_of
 from servelab.scripted import utf8_bytes
 from servelab.trace import Stepped, Trace
-from servelab.trace.queues import queue_lengths
+from servelab.trace.lifecycles import lifecycles, queue_lengths
 
 
 def three_users() -> Trace:
@@ -78,17 +78,21 @@ def test_equal_traces_give_equal_pictures() -> None:
     assert interleaving_timeline(three_users()).png() == interleaving_timeline(three_users()).png()
 
 
+def cells_by_row(trace: Trace) -> list[list[Cell]]:
+    return [cells_of(life, trace) for life in lifecycles(trace)]
+
+
 def test_a_cell_for_each_token_in_the_step_in_which_it_came() -> None:
     trace = three_users()
-    rows = timeline_rows(trace)
-    assert [[cell.step for cell in row.cells] for row in rows] == [[0, 2, 4, 6, 8], [1, 3, 5], [7, 9, 10, 11]]
-    assert [cell.piece.strip() for cell in rows[0].cells] == ["A", "queue", "is", "a", "line"]
-    assert [cell.is_prompt for cell in rows[1].cells] == [True, False, False]
+    rows = cells_by_row(trace)
+    assert [[cell.turn.step for cell in row] for row in rows] == [[0, 2, 4, 6, 8], [1, 3, 5], [7, 9, 10, 11]]
+    assert [cell.piece.strip() for cell in rows[0]] == ["A", "queue", "is", "a", "line"]
+    assert [cell.is_prompt for cell in rows[1]] == [True, False, False]
 
 
 def test_a_prompt_has_its_true_width_in_seconds() -> None:
     trace = simulate(users(["long " * 40, "b"], max_new_tokens=3), Interleaved(2))
-    prompt, *others = (cell.ended - cell.started for cell in timeline_rows(trace)[0].cells)
+    prompt, *others = (turn.ended - turn.started for turn in lifecycles(trace)[0].turns)
     first = next(trace.of_kind(Stepped))
     assert prompt == first.time - first.started
     assert prompt > 2 * max(others)
@@ -131,7 +135,7 @@ def test_colours_carry_white_letters() -> None:
 
 def test_a_long_and_busy_run_is_not_smoothed_away() -> None:
     crowded = simulate(poisson(30, 600, seed=1), Continuous(32), max_queue_size=1000)
-    most = max(one.waiting for one in queue_lengths(crowded))
+    most = max(one.waiting for one in queue_lengths(lifecycles(crowded)))
     assert most > 100
     assert f"up to {most} waited" in queue_state(crowded).words
     burst = [Arrival(0.0, "a", SamplingParams(max_new_tokens=5)) for _ in range(6)]

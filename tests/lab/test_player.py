@@ -23,7 +23,7 @@ from servelab.lab.player.packing import packed
 from servelab.lab.player.player import player_data, script, style
 from servelab.scripted import utf8_bytes
 from servelab.trace import Accepted, Admitted, Finished, Refused, Stepped, Trace
-from servelab.trace.queues import queue_lengths
+from servelab.trace.lifecycles import lifecycles, queue_lengths
 
 NODE = shutil.which("node")
 CHROMIUM = Path("/usr/bin/chromium")
@@ -130,7 +130,7 @@ def test_at_every_moment_the_columns_say_what_the_events_say(scenario: Scenario)
         time: (len(state["waiting"]), len(state["running"]))
         for time, state in zip(times, states, strict=True)
     }
-    assert all(counts[one.time] == (one.waiting, one.running) for one in queue_lengths(trace))
+    assert all(counts[one.time] == (one.waiting, one.running) for one in queue_lengths(lifecycles(trace)))
 
 
 @needs_node

@@ -10,7 +10,7 @@ from servelab import Continuous, ScriptedModel, Trace, WallClock, replay, simula
 from servelab.engine import Engine
 from servelab.scripted import utf8_bytes
 from servelab.trace import Stepped, to_dataframe, to_perfetto
-from servelab.trace.queues import queue_lengths
+from servelab.trace.lifecycles import lifecycles, queue_lengths
 
 
 @given(scenarios)
@@ -24,7 +24,7 @@ def test_a_saved_trace_loads_equal(tmp_path_factory, scenario: Scenario) -> None
 @given(scenarios)
 def test_the_queues_never_hold_more_than_they_may_and_end_empty(scenario: Scenario) -> None:
     trace = World(scenario).trace
-    lengths = queue_lengths(trace)
+    lengths = queue_lengths(lifecycles(trace))
     room = trace.header.capacity + trace.header.max_queue_size
     assert all(one.running <= trace.header.capacity and one.waiting + one.running <= room for one in lengths)
     assert lengths[-1][1:] == (0, 0)

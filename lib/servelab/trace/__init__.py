@@ -3,6 +3,7 @@
 from servelab.trace.check import TraceViolation, check_trace, violations
 from servelab.trace.events import Accepted, Admitted, Event, Finished, Refused, Stepped
 from servelab.trace.export import to_dataframe, to_perfetto
+from servelab.trace.lifecycles import Lifecycle, QueueLengths, Turn, lifecycles, queue_lengths
 from servelab.trace.trace import Evidence, Trace, TraceHeader
 
 __all__ = [
@@ -11,12 +12,17 @@ __all__ = [
     "Event",
     "Evidence",
     "Finished",
+    "Lifecycle",
+    "QueueLengths",
     "Refused",
     "Stepped",
     "Trace",
     "TraceHeader",
     "TraceViolation",
+    "Turn",
     "check_trace",
+    "lifecycles",
+    "queue_lengths",
     "to_dataframe",
     "to_perfetto",
     "violations",

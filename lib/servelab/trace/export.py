@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from servelab.request import FinishReason
 from servelab.text import is_half_character
 from servelab.trace.events import Accepted, Event, Finished, Stepped
-from servelab.trace.queues import queue_lengths
+from servelab.trace.lifecycles import lifecycles, queue_lengths
 from servelab.trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def to_perfetto(trace: Trace, path: str | Path) -> Path:
                 written.append(_instant(rows[event.request], event.time, event.reason))
             case Stepped():
                 written += _slices(event, rows, trace)
-    written += [_queues(*counts) for counts in queue_lengths(trace)]
+    written += [_queues(*counts) for counts in queue_lengths(lifecycles(trace))]
     path = Path(path)
     path.write_text(json.dumps({"traceEvents": written, "displayTimeUnit": "ms"}), encoding="utf-8")
     return path

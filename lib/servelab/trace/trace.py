@@ -43,6 +43,7 @@ class TraceHeader:
     queue_order: str
     context_length: int
     stop_token_ids: tuple[int, ...]
+    ageing: float = 0.0  # of requests in a queue by priority
     cost: str = ""  # the cost model that made the times, when they are simulated
     seed: int | None = None  # of the workload
     machine: Machine = field(default_factory=this_machine)

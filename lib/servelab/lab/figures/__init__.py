@@ -10,7 +10,8 @@ from servelab.lab.figures.pool import pool_timeline
 from servelab.lab.figures.queues import queue_state
 from servelab.lab.figures.sharing import sharing
 from servelab.lab.figures.threads import thread_steps
-from servelab.lab.figures.timeline import TimeAxis, interleaving_timeline
+from servelab.lab.figures.time_axis import TimeAxis
+from servelab.lab.figures.timeline import interleaving_timeline
 
 __all__ = [
     "Drawing",

@@ -11,20 +11,20 @@ from matplotlib.ticker import MaxNLocator
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, lines_height, title
 from servelab.metrics import percentile, request_metrics
-from servelab.trace import Trace
-from servelab.trace.queues import queue_lengths
+from servelab.trace import QueueLengths, Trace, queue_lengths
 
 READING_PACE = 0.25  # seconds for a token: four tokens, or about three English words, a second
 
 
 def load_panels(trace: Trace, *, says: str, tops: tuple[float, float, float] | None = None) -> Drawing:
     """Three panels over the arrival time of each request: waiting, TTFT, and the longer gaps."""
-    requests = [request for request in request_metrics(trace) if request.token_times]
+    lives = request_metrics(trace)
+    requests = [life for life in lives if life.token_times]
     arrived = [request.arrived for request in requests]
     ttfts = [request.ttft or 0.0 for request in requests]
     gaps = [percentile(request.itls, 95) for request in requests if request.itls]
     talked = [request.arrived for request in requests if request.itls]  # an answer of one token has no gap
-    lengths = queue_lengths(trace)
+    lengths = queue_lengths(lives)
     with course_style():
         height = 5.1 + lines_height(says)
         figure = Figure(figsize=(palette.WIDTH, height), facecolor=palette.PAPER)
@@ -61,7 +61,7 @@ def load_panels(trace: Trace, *, says: str, tops: tuple[float, float, float] | N
         panels[2].set_xlim(0, trace.duration or 1.0)
         panels[2].set_xlabel(f"seconds   ·   {trace.header.model}   ·   {trace.header.evidence.value}")
         title(figure, panels[0], says)
-    return Drawing(figure, _words(trace, says, ttfts, gaps))
+    return Drawing(figure, _words(trace, says, lengths, ttfts, gaps))
 
 
 def _name(axes: Axes, name: str) -> None:
@@ -74,8 +74,10 @@ def _dots(axes: Axes, arrived: Sequence[float], values: Sequence[float], name: s
     _name(axes, name)
 
 
-def _words(trace: Trace, says: str, ttfts: Sequence[float], gaps: Sequence[float]) -> str:
-    most = max(one.waiting for one in queue_lengths(trace))
+def _words(
+    trace: Trace, says: str, lengths: Sequence[QueueLengths], ttfts: Sequence[float], gaps: Sequence[float]
+) -> str:
+    most = max(one.waiting for one in lengths)
     return (
         f"Three panels over time ({trace.header.evidence.value}). {says} At most {most} wait; "
         f"median time to first token {percentile(ttfts, 50):.2f} s; "

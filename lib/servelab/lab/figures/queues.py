@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from matplotlib.axes import Axes
@@ -12,18 +12,19 @@ from matplotlib.ticker import MaxNLocator
 
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, lines_height, text_width, title
+from servelab.lab.figures.time_axis import Window
 from servelab.request import FinishReason
-from servelab.trace import Finished, Refused, Trace
-from servelab.trace.queues import QueueLengths, queue_lengths
+from servelab.trace import Lifecycle, QueueLengths, Trace, lifecycles, queue_lengths
 
 BLINK = 0.005  # seconds
 
 
 def queue_state(trace: Trace, *, says: str = "") -> Drawing:
     """Draw both queues in seconds, each in its own panel, with limits and refusals."""
-    lengths = _settled(queue_lengths(trace))
-    refused = [event.time for event in trace.of_kind(Refused)]
-    left = [event.time for event in trace.of_kind(Finished) if event.reason is FinishReason.DISCONNECTED]
+    lives = lifecycles(trace)
+    lengths = _settled(queue_lengths(lives))
+    refused = [life.arrived for life in lives if life.refused]
+    left = sorted(life.finished or 0.0 for life in lives if life.reason is FinishReason.DISCONNECTED)
     says = says or _default_title(trace, lengths, refused)
     with course_style():
         height = 4.3 + lines_height(says)
@@ -47,12 +48,11 @@ def queue_state(trace: Trace, *, says: str = "") -> Drawing:
     return Drawing(figure, _words(trace, lengths, refused, left, says))
 
 
-def draw_queue_strip(
-    axes: Axes, trace: Trace, place: Callable[[float], float], start: float, stop: float
-) -> None:
+def draw_queue_strip(axes: Axes, trace: Trace, lives: Sequence[Lifecycle], window: Window) -> None:
     """Both queues in one small panel under another figure, on that figure's axis."""
-    lengths = _settled(queue_lengths(trace))
-    places = [*(place(one.time) for one in lengths), max(stop, place(trace.duration))]
+    lengths = _settled(queue_lengths(lives))
+    place = window.scale.place
+    places = [*(place(one.time) for one in lengths), max(window.stop, place(trace.duration))]
     waiting = [one.waiting for one in lengths]
     running = [one.running for one in lengths]
     axes.fill_between(
@@ -60,13 +60,13 @@ def draw_queue_strip(
     )
     axes.step(places, [*running, running[-1]], where="post", color=palette.INK, linewidth=1.8)
     top = max([trace.header.capacity, *waiting])
-    axes.set(xlim=(start, stop), ylim=(0, top * 1.35 + 0.3))
+    axes.set(xlim=(window.start, window.stop), ylim=(0, top * 1.35 + 0.3))
     axes.text(-0.055, 0.5, "requests", transform=axes.transAxes, ha="right", va="center")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
-    inch = (stop - start) / (axes.get_position().width * palette.WIDTH)
+    left = window.start + 0.08 * window.inch
     limit = f"running (limit {trace.header.capacity})"
-    axes.text(start + 0.08 * inch, trace.header.capacity + top * 0.04, limit, ha="left", va="bottom")
-    _name_widest(axes, places, waiting, start, stop, inch)
+    axes.text(left, trace.header.capacity + top * 0.04, limit, ha="left", va="bottom")
+    _name_widest(axes, places, waiting, window)
 
 
 def _settled(lengths: Sequence[QueueLengths]) -> list[QueueLengths]:
@@ -81,21 +81,19 @@ def _settled(lengths: Sequence[QueueLengths]) -> list[QueueLengths]:
     return kept[::-1]
 
 
-def _name_widest(
-    axes: Axes, places: Sequence[float], waiting: Sequence[int], start: float, stop: float, inch: float
-) -> None:
+def _name_widest(axes: Axes, places: Sequence[float], waiting: Sequence[int], window: Window) -> None:
     """Write "waiting" into the area's widest part, where there is room."""
-    stretches: list[tuple[float, float, int]] = []
+    stretches: list[tuple[float, float]] = []
     left = None
     for number, count in enumerate(waiting):
         if count and left is None:
             left = places[number]
         if left is not None and (not count or number == len(waiting) - 1):
             right = places[number] if not count else places[number + 1]
-            stretches.append((max(left, start), min(right, stop), count or waiting[number - 1]))
+            stretches.append(window.cut(left, right))
             left = None
     widest = max(stretches, key=lambda stretch: stretch[1] - stretch[0], default=None)
-    if widest is not None and (widest[1] - widest[0]) / inch > text_width("waiting") + 0.1:
+    if widest is not None and (widest[1] - widest[0]) / window.inch > text_width("waiting") + 0.1:
         axes.text((widest[0] + widest[1]) / 2, 0.12, "waiting", ha="center", va="bottom", color="#5E1F45")
 
 

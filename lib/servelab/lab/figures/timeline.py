@@ -7,10 +7,8 @@ size: a long run is shown through a window, not shrunk.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,9 +17,10 @@ from matplotlib.patches import Rectangle
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, cut_to, lines_height, text_width, title
 from servelab.lab.figures.queues import draw_queue_strip
+from servelab.lab.figures.time_axis import Scale, TimeAxis, Window
 from servelab.request import FinishReason
 from servelab.text import is_half_character
-from servelab.trace import Accepted, Admitted, Finished, Refused, Stepped, Trace
+from servelab.trace import Lifecycle, Trace, Turn, lifecycles
 
 LABELS = 2.1  # inches left of the axes
 MARGIN = 0.2  # inches right of them
@@ -31,63 +30,41 @@ CELL_HEIGHT = 0.62  # of a row
 SHORTEST_WAIT = 0.12  # inches: what is narrower is not waiting but being let in
 NARROW = 0.1  # inches
 HALF_CHARACTER = "½ char"
-
-
-class TimeAxis(Enum):
-    STEPS = "steps"
-    SECONDS = "seconds"
+LEFT_EARLY = (
+    FinishReason.CANCELLED,
+    FinishReason.DISCONNECTED,
+    FinishReason.TIMED_OUT,
+    FinishReason.FAILED,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One turn of one request. `piece` is None while its prompt is not finished."""
+    """One turn of one request, and what stands in it. `piece` is None where no token came."""
 
-    step: int
-    started: float
-    ended: float
+    turn: Turn
     piece: str | None
     is_prompt: bool
 
-
-@dataclass(slots=True)
-class Row:
-    """What the trace says about one request."""
-
-    user: str
-    prompt: str
-    arrived: float
-    admitted: float | None = None
-    ended: float | None = None
-    reason: FinishReason | None = None
-    refused: bool = False
-    cells: list[Cell] = field(default_factory=list)
+    @property
+    def label(self) -> str:
+        if self.piece is None:
+            return "prompt" if self.is_prompt else "lost"
+        if is_half_character(self.piece):
+            return HALF_CHARACTER
+        text = self.piece.strip(" ").replace("\n", "↵").replace("\t", "⇥")
+        return palette.drawable(text) if text else "␣" if self.piece else "end"
 
 
-def timeline_rows(trace: Trace) -> list[Row]:
-    """Rows in order of arrival."""
-    rows: list[Row] = []
-    live: dict[str, Row] = {}
-    step = 0
-    for event in trace.events:
-        match event:
-            case Accepted():
-                live[event.request] = Row(event.user, event.prompt, event.time)
-                rows.append(live[event.request])
-            case Refused():
-                rows.append(Row(event.user, event.prompt, event.time, refused=True))
-            case Admitted() if event.request in live:
-                live[event.request].admitted = event.time
-            case Finished() if event.request in live:
-                row = live.pop(event.request)
-                row.ended, row.reason = event.time, event.reason
-            case Stepped():
-                for name, token in zip(event.requests, event.tokens, strict=True):
-                    if name in live:
-                        piece = None if token is None else trace.pieces.get(token, "")
-                        first = all(cell.piece is None for cell in live[name].cells)
-                        live[name].cells.append(Cell(step, event.started, event.time, piece, first))
-                step += 1
-    return rows
+def cells_of(life: Lifecycle, trace: Trace) -> list[Cell]:
+    """A cell for each turn. The prompt is computed until the first token comes."""
+    cells = []
+    is_prompt = True
+    for turn in life.turns:
+        piece = None if turn.token is None else trace.pieces.get(turn.token, "")
+        cells.append(Cell(turn, piece, is_prompt))
+        is_prompt = is_prompt and piece is None
+    return cells
 
 
 def interleaving_timeline(
@@ -105,84 +82,43 @@ def interleaving_timeline(
     says: the title, a sentence that names what is to be seen.
     """
     axis = TimeAxis(axis)
-    rows = timeline_rows(trace)
-    shown = rows[:most_rows]
-    scale = _Scale(trace, axis)
-    cells = [cell for row in shown for cell in row.cells]
-    stop = stop if stop is not None else _legible_stop(scale, cells, start)
-    says = says or _default_title(trace, len(rows))
-    if len(rows) > len(shown):
-        says += f"\n({len(rows) - len(shown)} more users not drawn.)"
+    lives = lifecycles(trace)
+    rows = [(life, cells_of(life, trace)) for life in lives[:most_rows]]
+    scale = Scale(trace, axis)
+    if stop is None:
+        stop = _legible_stop(scale, [cell for _, cells in rows for cell in cells], start)
+    window = Window(scale, start, stop, palette.WIDTH - LABELS - MARGIN)
+    says = says or _default_title(trace, len(lives))
+    if len(lives) > len(rows):
+        says += f"\n({len(lives) - len(rows)} more users not drawn.)"
+    people = list(dict.fromkeys(life.user for life in lives))
     with course_style():
-        figure, axes, strip = _canvas(len(shown), says)
-        people = list(dict.fromkeys(row.user for row in rows))
-        for place, row in enumerate(shown):
-            colour = palette.user_colour(row.user, people.index(row.user))
-            _draw_row(axes, -place, row, colour, scale, start, stop)
-        draw_queue_strip(strip, trace, scale.place, start, stop)
-        _finish(figure, axes, strip, trace, scale, start, stop, says)
-    return Drawing(figure, _words(trace, shown, says, axis))
+        figure, axes, strip = _canvas(len(rows), says)
+        for place, (life, cells) in enumerate(rows):
+            colour = palette.user_colour(life.user, people.index(life.user))
+            _Row(axes, -place, colour, window).draw(life, cells)
+        draw_queue_strip(strip, trace, lives, window)
+        _finish(axes, strip, trace, window)
+        title(figure, axes, says)
+    return Drawing(figure, _words(trace, rows, says, axis))
 
 
-class _Scale:
-    """From seconds to places on the axis."""
-
-    def __init__(self, trace: Trace, axis: TimeAxis) -> None:
-        self.axis = axis
-        steps = list(trace.of_kind(Stepped))
-        self.starts = [step.started for step in steps]
-        self.ends = [step.time for step in steps]
-
-    @property
-    def end(self) -> float:
-        """The place where the run is over."""
-        if self.axis is TimeAxis.STEPS:
-            return float(len(self.starts))
-        return self.ends[-1] if self.ends else 1.0
-
-    def place(self, time: float) -> float:
-        """On the step axis, a moment inside a step lies inside its cell, and idle time has no width."""
-        if self.axis is TimeAxis.SECONDS:
-            return time
-        step = bisect_right(self.starts, time) - 1
-        if step < 0:
-            return 0.0
-        began, ended = self.starts[step], self.ends[step]
-        return step + (1.0 if time >= ended else (time - began) / (ended - began))
-
-    def span(self, cell: Cell) -> tuple[float, float]:
-        if self.axis is TimeAxis.STEPS:
-            return float(cell.step), cell.step + 1.0
-        return cell.started, cell.ended
-
-
-def _legible_stop(scale: _Scale, cells: Sequence[Cell], start: float) -> float:
+def _legible_stop(scale: Scale, cells: Sequence[Cell], start: float) -> float:
     """The end of the widest window in which an ordinary token still fits into its cell."""
     inches = palette.WIDTH - LABELS - MARGIN
     if not cells:
         return max(scale.end, start + 1.0)
-    visible = [cell for cell in cells if scale.span(cell)[1] > start]
+    visible = [cell for cell in cells if scale.span(cell.turn)[1] > start]
     if not visible:
         return start + 1.0
-    widths = sorted(text_width(_label(cell)) + 0.1 for cell in visible[:60]) or [0.5]
+    widths = sorted(text_width(cell.label) + 0.1 for cell in visible[:60]) or [0.5]
     needed = min(max(widths[int(len(widths) * 0.95)], 0.36), 0.75)
     if scale.axis is TimeAxis.STEPS:
         return min(start + max(4.0, inches // needed), scale.end)
-    ordinary = sorted(cell.ended - cell.started for cell in visible)[len(visible) // 4]
+    ordinary = sorted(cell.turn.ended - cell.turn.started for cell in visible)[len(visible) // 4]
     stop = start + inches / needed * ordinary
     whole = [end for end in scale.ends if start < end <= stop]  # no cell is cut in two
     return whole[-1] if whole else min(stop, scale.end)
-
-
-def _label(cell: Cell) -> str:
-    if cell.piece is None:
-        return "prompt" if cell.is_prompt else "lost"
-    if is_half_character(cell.piece):
-        return HALF_CHARACTER
-    text = cell.piece.strip(" ")
-    return (
-        palette.drawable(text.replace("\n", "↵").replace("\t", "⇥")) if text else "␣" if cell.piece else "end"
-    )
 
 
 def _canvas(rows: int, says: str) -> tuple[Figure, Axes, Axes]:
@@ -196,133 +132,128 @@ def _canvas(rows: int, says: str) -> tuple[Figure, Axes, Axes]:
     return figure, axes, strip
 
 
-def _draw_row(axes: Axes, y: float, row: Row, colour: str, scale: _Scale, start: float, stop: float) -> None:
-    span = (stop - start) or 1.0
-    inch = span / (palette.WIDTH - LABELS - MARGIN)
-    name = f"{row.user}\n“{cut_to(palette.drawable(row.prompt), LABELS - 0.35)}”" if row.prompt else row.user
-    axes.text(start - 0.08 * inch, y, name, ha="right", va="center", linespacing=1.3)
-    arrived = scale.place(row.arrived)
-    if row.refused:
-        if start <= arrived <= stop:
-            axes.plot([arrived], [y], marker="x", color=palette.REFUSED, markersize=9, markeredgewidth=2.2)
-            _beside(axes, arrived, y, "refused: the queue is full", palette.REFUSED, start, stop, inch)
-        return
-    begun = row.admitted if row.admitted is not None else row.ended
-    waited_until = min(scale.place(begun) if begun is not None else stop, stop)
-    if waited_until - max(arrived, start) > SHORTEST_WAIT * inch:
-        _draw_waiting(axes, y, max(arrived, start), waited_until, colour, inch)
-    if row.admitted is not None:
-        gone = scale.place(row.ended) if row.ended is not None else stop
-        line = max(scale.place(row.admitted), start), min(gone, stop)
-        if line[1] > line[0]:
-            axes.plot(line, [y, y], color=colour, alpha=0.45, linewidth=1.2, zorder=1)
-    for cell in row.cells:
-        _draw_cell(axes, y, cell, colour, scale, start, stop, inch)
-    if row.reason in (
-        FinishReason.CANCELLED,
-        FinishReason.DISCONNECTED,
-        FinishReason.TIMED_OUT,
-        FinishReason.FAILED,
-    ):
-        left_at = scale.place(row.ended or 0.0)
-        if start <= left_at <= stop:
-            said = row.reason.name.lower().replace("_", " ")
-            _beside(axes, left_at, y, said, palette.REFUSED, start, stop, inch)
-    if start < arrived < stop:
-        axes.plot([arrived, arrived], [y - 0.48, y + 0.48], color=palette.INK, linewidth=1, linestyle=":")
-        words = f"{row.user} arrives"
-        room = arrived - start > (text_width(words) + 0.1) * inch
-        side, align = (-0.06, "right") if room else (0.06, "left")
-        axes.text(arrived + side * inch, y - 0.41, words, ha=align, va="center", color=palette.FAINT)
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Where and how one request is drawn."""
 
+    axes: Axes
+    y: float
+    colour: str
+    window: Window
 
-def _beside(
-    axes: Axes, x: float, y: float, words: str, colour: str, start: float, stop: float, inch: float
-) -> None:
-    """Words to the right of a place, or to its left where the axes end."""
-    fits = x + (text_width(words) + 0.15) * inch <= stop
-    axes.text(
-        x + (0.12 if fits else -0.12) * inch,
-        y,
-        words,
-        ha="left" if fits else "right",
-        va="center",
-        color=colour,
-    )
-
-
-def _draw_waiting(axes: Axes, y: float, left: float, right: float, colour: str, inch: float) -> None:
-    box = Rectangle(
-        (left, y - CELL_HEIGHT / 2),
-        right - left,
-        CELL_HEIGHT,
-        facecolor="white",
-        edgecolor=colour,
-        hatch="//",
-        alpha=0.6,
-    )
-    axes.add_patch(box)
-    for words in ("waits in the\nrequest queue", "waits"):
-        if max(map(text_width, words.split("\n"))) + 0.1 < (right - left) / inch:
-            paper = {"facecolor": "white", "edgecolor": "none", "pad": 2.0}
-            axes.text((left + right) / 2, y, words, ha="center", va="center", color=colour, bbox=paper)
+    def draw(self, life: Lifecycle, cells: Sequence[Cell]) -> None:
+        self._name(life)
+        arrived = self.window.scale.place(life.arrived)
+        if life.refused:
+            self._refused(arrived)
             return
+        self._waiting(life, arrived)
+        self._thread(life)
+        for cell in cells:
+            self._cell(cell)
+        if life.reason in LEFT_EARLY and life.reason is not None:
+            place = self.window.scale.place(life.finished or 0.0)
+            if self.window.shows(place):
+                self._beside(place, life.reason.name.lower().replace("_", " "))
+        self._arrival(life.user, arrived)
 
+    def _name(self, life: Lifecycle) -> None:
+        prompt = f"\n“{cut_to(palette.drawable(life.prompt), LABELS - 0.35)}”" if life.prompt else ""
+        left = self.window.start - 0.08 * self.window.inch
+        self.axes.text(left, self.y, life.user + prompt, ha="right", va="center", linespacing=1.3)
 
-def _draw_cell(
-    axes: Axes, y: float, cell: Cell, colour: str, scale: _Scale, start: float, stop: float, inch: float
-) -> None:
-    left, right = scale.span(cell)
-    if right <= start or left >= stop:
-        return
-    left, right = max(left, start), min(right, stop)
-    gap = 0.012 * inch if right - left > NARROW * inch else 0.0  # in a run seen whole, cells make one band
-    bottom, height = y - CELL_HEIGHT / 2, CELL_HEIGHT
-    axes.add_patch(
-        Rectangle((left + gap, bottom), right - left - 2 * gap, height, facecolor=colour, linewidth=0)
-    )
-    if cell.is_prompt:
-        # A band of stripes says: in this turn the prompt was computed.
-        axes.add_patch(
-            Rectangle(
-                (left + gap, bottom),
-                right - left - 2 * gap,
-                height * 0.2,
-                facecolor="white",
-                edgecolor=colour,
-                hatch="||||",
-                linewidth=0,
+    def _refused(self, arrived: float) -> None:
+        if self.window.shows(arrived):
+            cross = {"marker": "x", "color": palette.REFUSED, "markersize": 9, "markeredgewidth": 2.2}
+            self.axes.plot([arrived], [self.y], **cross)  # type: ignore[arg-type]
+            self._beside(arrived, "refused: the queue is full")
+
+    def _beside(self, x: float, words: str) -> None:
+        """Words to the right of a place, or to its left where the axes end."""
+        inch = self.window.inch
+        fits = x + (text_width(words) + 0.15) * inch <= self.window.stop
+        side, align = (0.12, "left") if fits else (-0.12, "right")
+        self.axes.text(x + side * inch, self.y, words, ha=align, va="center", color=palette.REFUSED)
+
+    def _waiting(self, life: Lifecycle, arrived: float) -> None:
+        """A box from arrival to admission, or to the end of who was never admitted."""
+        begun = life.admitted if life.admitted is not None else life.finished
+        until = self.window.scale.place(begun) if begun is not None else self.window.stop
+        left, right = self.window.cut(arrived, until)
+        if right - left <= SHORTEST_WAIT * self.window.inch:
+            return
+        self._box(left, right, CELL_HEIGHT, facecolor="white", edgecolor=self.colour, hatch="//", alpha=0.6)
+        for words in ("waits in the\nrequest queue", "waits"):
+            if max(map(text_width, words.split("\n"))) + 0.1 < (right - left) / self.window.inch:
+                paper = {"facecolor": "white", "edgecolor": "none", "pad": 2.0}
+                centre = {"ha": "center", "va": "center", "color": self.colour, "bbox": paper}
+                self.axes.text((left + right) / 2, self.y, words, **centre)  # type: ignore[arg-type]
+                return
+
+    def _thread(self, life: Lifecycle) -> None:
+        """A thin line while the request runs, on which its cells lie."""
+        if life.admitted is None:
+            return
+        scale = self.window.scale
+        gone = scale.place(life.finished) if life.finished is not None else self.window.stop
+        left, right = self.window.cut(scale.place(life.admitted), gone)
+        if right > left:
+            self.axes.plot(
+                [left, right], [self.y, self.y], color=self.colour, alpha=0.45, linewidth=1.2, zorder=1
             )
+
+    def _cell(self, cell: Cell) -> None:
+        left, right = self.window.cut(*self.window.scale.span(cell.turn))
+        if right <= left:
+            return
+        inch = self.window.inch
+        # In a run seen whole, cells make one band.
+        gap = 0.012 * inch if right - left > NARROW * inch else 0.0
+        left, right = left + gap, right - gap
+        self._box(left, right, CELL_HEIGHT, facecolor=self.colour, linewidth=0)
+        if cell.is_prompt:  # a band of stripes says: in this turn the prompt was computed
+            stripes = {"facecolor": "white", "edgecolor": self.colour, "hatch": "||||", "linewidth": 0}
+            self._box(left, right, CELL_HEIGHT * 0.2, **stripes)
+        room = (right - left) / inch - 0.02
+        label = cut_to(cell.label, room)
+        if room > NARROW and (len(label) > 3 or not label.endswith("…")):
+            lift = 0.06 if cell.is_prompt else 0.0
+            centre = (left + right) / 2
+            self.axes.text(centre, self.y + lift, label, ha="center", va="center", color="white")
+
+    def _box(self, left: float, right: float, height: float, **style: object) -> None:
+        """A rectangle on the lower edge of this row's cells."""
+        corner = (left, self.y - CELL_HEIGHT / 2)
+        self.axes.add_patch(Rectangle(corner, right - left, height, **style))  # type: ignore[arg-type]
+
+    def _arrival(self, user: str, arrived: float) -> None:
+        if not self.window.start < arrived < self.window.stop:
+            return
+        inch = self.window.inch
+        ends = [self.y - 0.48, self.y + 0.48]
+        self.axes.plot([arrived, arrived], ends, color=palette.INK, linewidth=1, linestyle=":")
+        words = f"{user} arrives"
+        room = arrived - self.window.start > (text_width(words) + 0.1) * inch
+        side, align = (-0.06, "right") if room else (0.06, "left")
+        self.axes.text(
+            arrived + side * inch, self.y - 0.41, words, ha=align, va="center", color=palette.FAINT
         )
-    room = (right - left - 2 * gap) / inch - 0.02
-    label = cut_to(_label(cell), room)
-    if room > NARROW and (len(label) > 3 or not label.endswith("…")):
-        lift = 0.06 if cell.is_prompt else 0.0
-        axes.text((left + right) / 2, y + lift, label, ha="center", va="center", color="white")
 
 
-def _finish(
-    figure: Figure,
-    axes: Axes,
-    strip: Axes,
-    trace: Trace,
-    scale: _Scale,
-    start: float,
-    stop: float,
-    says: str,
-) -> None:
-    axes.set_xlim(start, stop)
+def _finish(axes: Axes, strip: Axes, trace: Trace, window: Window) -> None:
+    axes.set_xlim(window.start, window.stop)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    what = "model step" if scale.axis is TimeAxis.STEPS else "seconds"
-    window = f", {start:.3g} to {stop:.3g} of {scale.end:.3g}" if stop < scale.end or start > 0 else ""
+    what = "model step" if window.scale.axis is TimeAxis.STEPS else "seconds"
+    part = ""
+    if window.stop < window.scale.end or window.start > 0:
+        part = f", {window.start:.3g} to {window.stop:.3g} of {window.scale.end:.3g}"
     stripes = "striped: the prompt is computed"
     strip.set_xlabel(
-        f"{what}{window}   ·   {stripes}\n{trace.header.model}   ·   {trace.header.evidence.value}"
+        f"{what}{part}   ·   {stripes}\n{trace.header.model}   ·   {trace.header.evidence.value}"
     )
-    title(figure, axes, says)
 
 
 def _default_title(trace: Trace, rows: int) -> str:
@@ -331,19 +262,19 @@ def _default_title(trace: Trace, rows: int) -> str:
     return f"{trace.header.policy.split('(')[0]}: {people}, at most {together} generating at once."
 
 
-def _words(trace: Trace, rows: Sequence[Row], says: str, axis: TimeAxis) -> str:
+def _words(trace: Trace, rows: Sequence[tuple[Lifecycle, list[Cell]]], says: str, axis: TimeAxis) -> str:
     """The alternative text: the title, then each row in a sentence."""
     lines = [f"Interleaving timeline by {axis.value} ({trace.header.evidence.value}). {says}"]
-    for row in rows:
-        if row.refused:
-            lines.append(f"{row.user} is refused.")
+    for life, cells in rows:
+        if life.refused:
+            lines.append(f"{life.user} is refused.")
             continue
-        steps = [cell.step for cell in row.cells]
+        steps = [cell.turn.step for cell in cells]
         turns = f"computes in steps {_ranges(steps)}" if steps else "never computes"
-        reason = f", ends by {row.reason.name}" if row.reason is not None else ""
-        waited = (row.admitted or row.arrived) - row.arrived > trace.duration / 100
+        reason = f", ends by {life.reason.name}" if life.reason is not None else ""
+        waited = (life.queue_wait or 0.0) > trace.duration / 100
         waits = " after waiting in the request queue" if waited else ""
-        lines.append(f"{row.user} {turns}{waits}{reason}.")
+        lines.append(f"{life.user} {turns}{waits}{reason}.")
     return " ".join(lines)
 
 

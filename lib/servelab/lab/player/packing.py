@@ -18,7 +18,7 @@ import numpy as np
 from servelab.lab.figures import palette
 from servelab.request import FinishReason
 from servelab.text import is_half_character
-from servelab.trace import Accepted, Admitted, Finished, Refused, Stepped, Trace
+from servelab.trace import Lifecycle, Stepped, Trace, Turn, lifecycles
 
 NEVER = math.inf
 LONGEST_LABEL = 160  # characters: a row shows the beginning of a prompt, so no more of it travels
@@ -43,112 +43,64 @@ def packed(trace: Trace) -> dict[str, Any]:
         "reasons": {str(reason.value): _in_words(reason) for reason in FinishReason},
         "causes": columns.causes,
         "errors": columns.errors,
-        "columns": columns.packed(),
+        "columns": columns.packed,
     }
 
 
 class _Columns:
-    """Everything that has a place for each request, each step or each turn, gathered in one pass.
+    """Everything that has a place for each request, each step or each turn.
 
     A turn is one request's part in one step. Requests, refused ones included, are numbered in
     order of arrival. Turns of requests whose arrival a bounded trace has let go are left out.
     """
 
     def __init__(self, trace: Trace) -> None:
-        self.users: list[str] = []
-        self.prompts: list[str] = []
-        self.causes: dict[str, str] = {}  # of failures, by number of the request
-        self.errors: dict[str, str] = {}  # of steps, by number of the step
+        lives, steps = lifecycles(trace), list(trace.of_kind(Stepped))
+        self.users = [_cut(life.user or life.request) for life in lives]
+        self.prompts = [_cut(life.prompt) for life in lives]
+        self.causes = {str(number): _cut(life.cause) for number, life in enumerate(lives) if life.cause}
+        self.errors = {str(number): _cut(step.error) for number, step in enumerate(steps) if step.error}
         self.token_ids: dict[int, int] = {}  # to their place among the pieces, from 1; 0 is no token
-        self._colour: list[int] = []
-        self._arrived: list[float] = []
-        self._admitted: list[float] = []
-        self._admission: list[int] = []  # how many were admitted before: the order of the processing queue
-        self._ended: list[float] = []
-        self._reason: list[int] = []
-        self._refused: list[int] = []
-        self._spans: list[float] = []  # began, ended, began, ended, …: equal neighbours deflate to nothing
-        self._turns: list[int] = []
-        self._paid: list[int] = []
-        self._who: list[int] = []
-        self._computed: list[int] = []
-        self._token: list[int] = []
-        self._live: dict[str, int] = {}  # an id may return once its request has ended
-        self._admissions = 0
-        for event in trace.events:
-            match event:
-                case Accepted():
-                    self._live[event.request] = self._arrive(event)
-                case Refused():
-                    self._refused[self._arrive(event)] = 1
-                    self._ended[-1] = event.time
-                case Admitted():
-                    self._admit(event)
-                case Finished():
-                    self._finish(event)
-                case Stepped():
-                    self._step(event)
+        self.packed = {**_of_requests(lives), **_of_steps(steps), **self._of_turns(lives, steps)}
 
-    def packed(self) -> dict[str, dict[str, str]]:
+    def _of_turns(self, lives: Sequence[Lifecycle], steps: Sequence[Stepped]) -> dict[str, dict[str, str]]:
+        taken: list[list[tuple[int, Turn]]] = [[] for _ in steps]
+        for number, life in enumerate(lives):
+            for turn in life.turns:
+                taken[turn.step].append((number, turn))
+        in_order = [one for step in taken for one in step]
         return {
-            "colour": _whole_numbers(self._colour),
-            "arrived": _seconds(self._arrived),
-            "admitted": _seconds(self._admitted),
-            "admission": _whole_numbers(self._admission),
-            "ended": _seconds(self._ended),
-            "reason": _whole_numbers(self._reason),
-            "refused": _whole_numbers(self._refused),
-            "spans": _seconds(self._spans),
-            "turns": _whole_numbers(self._turns),
-            "paid": _whole_numbers(self._paid),
-            "who": _whole_numbers(self._who),
-            "computed": _whole_numbers(self._computed),
-            "token": _whole_numbers(self._token),
+            "turns": _whole_numbers([len(step) for step in taken]),
+            "who": _whole_numbers([number for number, _ in in_order]),
+            "computed": _whole_numbers([turn.computed for _, turn in in_order]),
+            "token": _whole_numbers([self._place_of(turn.token) for _, turn in in_order]),
         }
 
-    def _arrive(self, event: Accepted | Refused) -> int:
-        number = len(self.users)
-        self.users.append(_cut(event.user or event.request))
-        self.prompts.append(_cut(event.prompt))
-        self._colour.append(palette.USER_COLOURS.index(palette.user_colour(event.user, number)))
-        self._arrived.append(event.time)
-        self._admitted.append(NEVER)
-        self._admission.append(0)
-        self._ended.append(NEVER)
-        self._reason.append(0)
-        self._refused.append(0)
-        return number
+    def _place_of(self, token: int | None) -> int:
+        return 0 if token is None else self.token_ids.setdefault(token, len(self.token_ids) + 1)
 
-    def _admit(self, event: Admitted) -> None:
-        number = self._live.get(event.request)
-        if number is not None:
-            self._admitted[number] = event.time
-            self._admission[number] = self._admissions
-            self._admissions += 1
 
-    def _finish(self, event: Finished) -> None:
-        number = self._live.pop(event.request, None)
-        if number is not None:
-            self._ended[number] = event.time
-            self._reason[number] = event.reason.value
-            if event.cause:
-                self.causes[str(number)] = _cut(event.cause)
+def _of_requests(lives: Sequence[Lifecycle]) -> dict[str, dict[str, str]]:
+    colours = [palette.user_colour(life.user, number) for number, life in enumerate(lives)]
+    return {
+        "colour": _whole_numbers([palette.USER_COLOURS.index(colour) for colour in colours]),
+        "arrived": _seconds([life.arrived for life in lives]),
+        "admitted": _seconds([_or_never(life.admitted) for life in lives]),
+        "admission": _whole_numbers([life.admission for life in lives]),
+        "ended": _seconds([life.arrived if life.refused else _or_never(life.finished) for life in lives]),
+        "reason": _whole_numbers([life.reason or 0 for life in lives]),
+        "refused": _whole_numbers([int(life.refused) for life in lives]),
+    }
 
-    def _step(self, event: Stepped) -> None:
-        if event.error:
-            self.errors[str(len(self._paid))] = _cut(event.error)
-        before = len(self._who)
-        for name, computed, token in zip(event.requests, event.computed, event.tokens, strict=True):
-            if name in self._live:
-                self._who.append(self._live[name])
-                self._computed.append(computed)
-                self._token.append(0 if token is None else self._place_of(token))
-        self._spans += (event.started, event.time)
-        self._paid.append(event.paid)
-        self._turns.append(len(self._who) - before)
 
-    def _place_of(self, token: int) -> int:
-        return self.token_ids.setdefault(token, len(self.token_ids) + 1)
+def _of_steps(steps: Sequence[Stepped]) -> dict[str, dict[str, str]]:
+    # Began, ended, began, ended, …: equal neighbours deflate to nothing.
+    spans = [time for step in steps for time in (step.started, step.time)]
+    return {"spans": _seconds(spans), "paid": _whole_numbers([step.paid for step in steps])}
+
+
+def _or_never(time: float | None) -> float:
+    return NEVER if time is None else time
 
 
 def _piece(piece: str) -> str | list[int]:
