@@ -25,6 +25,7 @@ from servelab import (
     StaticBatch,
     StepPlan,
     Trace,
+    View,
     VirtualClock,
     run,
 )
@@ -76,12 +77,12 @@ class RandomPlans:
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
 
-    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan:
-        some = self._random.sample(list(waiting), self._random.randint(0, len(waiting)))
-        admit = some[: self.capacity - len(running)]
-        there = [*running, *admit]
+    def plan(self, view: View) -> StepPlan:
+        some = self._random.sample(list(view.waiting), self._random.randint(0, len(view.waiting)))
+        admit = some[: self.capacity - len(view.running)]
+        there = [*view.running, *admit]
         if not there or self._random.random() < 0.1:
-            return StepPlan(admit, wake_at=now + self._random.uniform(0.001, 0.2))
+            return StepPlan(admit, wake_at=view.now + self._random.uniform(0.001, 0.2))
         chosen = self._random.sample(there, self._random.randint(1, len(there)))
         tokens = {request: self._random.randint(1, request.uncomputed) for request in chosen}
         return StepPlan(admit, tokens, paid=sum(tokens.values()) + self._random.randint(0, 3))
@@ -182,7 +183,7 @@ policies = st.one_of(
     st.builds(lambda limit, ragged: lambda: StaticBatch(limit, ragged), limits, st.booleans()),
     st.builds(lambda limit, wait: lambda: DynamicBatch(limit, max_wait_time=wait), limits, st.floats(0, 0.5)),
     limits.map(lambda limit: lambda: Continuous(limit)),
-    st.builds(lambda limit, budget: lambda: Continuous(limit, budget), limits, st.integers(1, 12)),
+    st.builds(lambda limit, more: lambda: Continuous(limit, limit + more), limits, st.integers(0, 8)),
     st.builds(lambda limit, seed: lambda: RandomPlans(limit, seed), limits, st.integers(0, 10**6)),
 )
 

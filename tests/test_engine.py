@@ -380,24 +380,24 @@ class Planned:
     def __init__(self, make) -> None:
         self.make = make
 
-    def plan(self, waiting, running, now):
-        return self.make(waiting, running, now)
+    def plan(self, view):
+        return self.make(view)
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda waiting, running, now: None, "return a StepPlan"),
-        (lambda waiting, running, now: StepPlan(), "nobody would ever go on"),
-        (lambda waiting, running, now: StepPlan(wake_at=now), "nobody would ever go on"),
-        (lambda waiting, running, now: StepPlan(waiting[:2], {waiting[0]: 1}), "only 1 may run"),
-        (lambda waiting, running, now: StepPlan((STRANGER,), {STRANGER: 1}), "is not waiting"),
-        (lambda waiting, running, now: StepPlan((waiting[0],) * 2, {waiting[0]: 1}), "twice"),
-        (lambda waiting, running, now: StepPlan((), {waiting[0]: 1}), "without running"),
-        (lambda waiting, running, now: StepPlan(waiting[:1], {waiting[0]: 2}), "from 1 to 1"),
-        (lambda waiting, running, now: StepPlan(waiting[:1], {waiting[0]: 0}), "leave it out"),
-        (lambda waiting, running, now: StepPlan(waiting[:1], {waiting[0]: 0.5}), "whole number"),
-        (lambda waiting, running, now: StepPlan(waiting[:1], {waiting[0]: 1}, paid=0), "pay for all"),
+        (lambda view: None, "return a StepPlan"),
+        (lambda view: StepPlan(), "nobody would ever go on"),
+        (lambda view: StepPlan(wake_at=view.now), "nobody would ever go on"),
+        (lambda view: StepPlan(view.waiting[:2], {view.waiting[0]: 1}), "only 1 may run"),
+        (lambda view: StepPlan((STRANGER,), {STRANGER: 1}), "is not waiting"),
+        (lambda view: StepPlan((view.waiting[0],) * 2, {view.waiting[0]: 1}), "twice"),
+        (lambda view: StepPlan((), {view.waiting[0]: 1}), "without running"),
+        (lambda view: StepPlan(view.waiting[:1], {view.waiting[0]: 2}), "from 1 to 1"),
+        (lambda view: StepPlan(view.waiting[:1], {view.waiting[0]: 0}), "leave it out"),
+        (lambda view: StepPlan(view.waiting[:1], {view.waiting[0]: 0.5}), "whole number"),
+        (lambda view: StepPlan(view.waiting[:1], {view.waiting[0]: 1}, paid=0), "pay for all"),
     ],
 )
 def test_a_plan_that_breaks_a_rule_changes_nothing_and_says_which(make, said: str) -> None:
@@ -466,10 +466,10 @@ def test_a_run_that_is_abandoned_leaves_no_slot_taken() -> None:
 
     calls = iter([True, True, True, False])
 
-    def plan(waiting, running, now):
+    def plan(view):
         if not next(calls):
             raise ZeroDivisionError("a learner's mistake")
-        return Continuous(2).plan(waiting, running, now)
+        return Continuous(2).plan(view)
 
     model = ScriptedModel.long_text(slots=2)
     with pytest.raises(ZeroDivisionError):
@@ -589,11 +589,11 @@ def test_a_model_that_cannot_release_harms_nobody(caplog) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda waiting, running, now: StepPlan(waiting[0], {waiting[0]: 1}), "a list of requests"),
-        (lambda waiting, running, now: StepPlan(waiting[:1], [waiting[0]]), "a dict from request"),
-        (lambda waiting, running, now: StepPlan(wake_at="soon"), "a time in seconds"),
-        (lambda waiting, running, now: StepPlan(wake_at=math.inf), "nobody would ever go on"),
-        (lambda waiting, running, now: StepPlan(waiting[:1], {waiting[0]: 1}, paid=1.5), "a whole number"),
+        (lambda view: StepPlan(view.waiting[0], {view.waiting[0]: 1}), "a list of requests"),
+        (lambda view: StepPlan(view.waiting[:1], [view.waiting[0]]), "a dict from request"),
+        (lambda view: StepPlan(wake_at="soon"), "a time in seconds"),
+        (lambda view: StepPlan(wake_at=math.inf), "nobody would ever go on"),
+        (lambda view: StepPlan(view.waiting[:1], {view.waiting[0]: 1}, paid=1.5), "a whole number"),
     ],
 )
 def test_usual_slips_in_a_plan_are_sentences(make, said: str) -> None:

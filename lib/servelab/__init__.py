@@ -19,13 +19,22 @@ from servelab.engine import Engine, Idle
 from servelab.lazy import imported_on_use
 from servelab.metrics import ServiceLevel, goodput, request_metrics, requests_table, summary
 from servelab.model import Step
-from servelab.scripted import ScriptedModel
-from servelab.validation import InvalidPlan
-from servelab.policies import Continuous, DynamicBatch, Interleaved, Policy, Sequential, StaticBatch, StepPlan
+from servelab.policies import (
+    Continuous,
+    DynamicBatch,
+    Interleaved,
+    Policy,
+    Sequential,
+    StaticBatch,
+    StepPlan,
+    View,
+)
 from servelab.queueing import QueueFull, QueueOrder, RequestQueue
 from servelab.request import FinishReason, InvalidRequest, Request, RequestState, SamplingParams
+from servelab.scripted import ScriptedModel
 from servelab.text import TextStream
 from servelab.trace import Trace, check_trace
+from servelab.validation import InvalidPlan
 from servelab.workloads import Arrival, Workload, poisson, users
 
 if TYPE_CHECKING:
@@ -58,6 +67,7 @@ __all__ = [
     "StepPlan",
     "TextStream",
     "Trace",
+    "View",
     "VirtualClock",
     "WallClock",
     "Workload",

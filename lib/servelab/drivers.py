@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from itertools import count
 
 from servelab.clock import VirtualClock, WallClock
-from servelab.engine import Engine, Idle
-from servelab.model import StepCost, TokenModel
-from servelab.scripted import ScriptedModel
+from servelab.engine import Engine
+from servelab.model import Step, StepCost, TokenModel
 from servelab.policies import Policy
 from servelab.queueing import QueueFull, QueueOrder
 from servelab.request import FinishReason, Request
+from servelab.scripted import ScriptedModel
 from servelab.trace import Trace
 from servelab.workloads import Arrival, Workload
 
@@ -35,6 +35,7 @@ def simulate(
     *,
     max_queue_size: int = 128,
     order: QueueOrder = QueueOrder.FIFO,
+    ageing: float = 0.0,
     cost: StepCost | None = None,
 ) -> Trace:
     """Run a workload on a virtual clock. Without a model, a scripted one answers."""
@@ -43,6 +44,7 @@ def simulate(
         policy,
         max_queue_size=max_queue_size,
         order=order,
+        ageing=ageing,
         clock=VirtualClock(),
         cost=cost,
         seed=_seed_of(workload),
@@ -71,6 +73,7 @@ def replay(
     *,
     max_queue_size: int = 128,
     order: QueueOrder = QueueOrder.FIFO,
+    ageing: float = 0.0,
     on_arrival: OnArrival | None = None,
     on_step: OnStep | None = None,
     progress: bool = True,
@@ -84,6 +87,7 @@ def replay(
         policy,
         max_queue_size=max_queue_size,
         order=order,
+        ageing=ageing,
         clock=WallClock(),
         seed=_seed_of(workload),
     )
@@ -112,29 +116,29 @@ def run(
     """
     agenda = _Agenda(engine, workload, on_arrival, on_end)
     try:
-        while not _is_over(engine, agenda, on_step):
-            pass
+        while True:
+            agenda.carry_out(until=engine.clock.now())
+            step = engine.begin_step()
+            if isinstance(step, Step):
+                _complete(step, engine, agenda)
+                if on_step is not None:
+                    on_step(engine)
+                continue
+            moments = [moment for moment in (step.wake_at, agenda.next_moment) if moment is not None]
+            if not moments:
+                return
+            engine.clock.wait_until(min(moments))
     except BaseException:  # a learner's policy raised, or the cell was interrupted
         engine.close()
         raise
 
 
-def _is_over(engine: Engine, agenda: _Agenda, on_step: OnStep | None) -> bool:
-    """Do what is due now: one step, or wait. True when nothing will happen any more."""
-    agenda.carry_out(until=engine.clock.now())
-    step = engine.begin_step()
-    if isinstance(step, Idle):
-        moments = [moment for moment in (step.wake_at, agenda.next_moment) if moment is not None]
-        if moments:
-            engine.clock.wait_until(min(moments))
-        return not moments
+def _complete(step: Step, engine: Engine, agenda: _Agenda) -> None:
+    """Run the model, and let those come and go who do so meanwhile."""
     outcomes = engine.run_model(step)
     # Whoever comes exactly as the step ends is judged after it, like everyone who comes later.
     agenda.carry_out(until=math.nextafter(engine.clock.now(), -math.inf))
     engine.finish_step(step, outcomes)
-    if on_step is not None:
-        on_step(engine)
-    return False
 
 
 class _Agenda:

@@ -22,12 +22,12 @@ from operator import attrgetter
 from servelab.clock import Clock, WallClock
 from servelab.cost import CostModel
 from servelab.model import Chunk, Outcome, Step, StepCost, TokenModel
-from servelab.validation import check_plan
-from servelab.policies import Policy
-from servelab.queueing import QueueFull, QueueOrder, RequestQueue
-from servelab.request import FinishReason, InvalidRequest, Request, RequestState, shown_prompt
+from servelab.policies import Policy, View
+from servelab.queueing import QueueFull, QueueOrder, RequestQueue, WaitingRequests
+from servelab.request import FinishReason, Request, RequestState, shown_prompt
 from servelab.text import TextStream
 from servelab.trace import Accepted, Admitted, Evidence, Finished, Refused, Stepped, Trace, TraceHeader
+from servelab.validation import check_plan, check_policy, check_prompt, check_queue, check_request, described
 
 log = logging.getLogger("servelab")
 
@@ -43,7 +43,7 @@ class Engine:
     """Requests in, tokens out, under one policy.
 
     max_queue_size: a request is accepted while `waiting + running < policy.capacity + max_queue_size`.
-    order: who is next in the request queue.
+    order, ageing: who is next in the request queue (see `RequestQueue`).
     clock: wall time by default. On a virtual clock a step takes what `cost` says.
     max_events: bounds the trace of a live server; None keeps everything.
     """
@@ -55,19 +55,21 @@ class Engine:
         *,
         max_queue_size: int = 128,
         order: QueueOrder = QueueOrder.FIFO,
+        ageing: float = 0.0,
         clock: Clock | None = None,
         cost: StepCost | None = None,
         seed: int | None = None,
         max_events: int | None = None,
     ) -> None:
-        _refuse_misfit(model, policy, max_queue_size)
+        check_policy(policy, model)
+        check_queue(max_queue_size, order, ageing)
         self.model = model
         self.policy = policy
         self.capacity = policy.capacity
         self.max_queue_size = max_queue_size
         self.clock: Clock = clock if clock is not None else WallClock()
         self.cost = cost or model.cost or (CostModel() if self.clock.virtual else None)
-        self.waiting = RequestQueue(order)
+        self.waiting = RequestQueue(order, ageing)
         self._running: OrderedDict[Request, None] = OrderedDict()
         self._live: dict[str, Request] = {}
         self._deadlines: list[tuple[float, int, Request]] = []
@@ -93,13 +95,15 @@ class Engine:
         place. The request is then untouched and may be submitted again.
         """
         self._advance(at)
-        prompt_ids = self._fitting_prompt(request)
+        check_request(request, self._live)
+        prompt_ids = self.model.encode(request.prompt)
+        check_prompt(len(prompt_ids), request.params.max_new_tokens, self.model.context_length)
         self._arrivals += 1
         name = request.id or self._free_name()
         user = request.user or name
         shown = shown_prompt(request.prompt)
         if len(self._live) >= self.capacity + self.max_queue_size:
-            self.trace.record(Refused(self._time, name, user, shown))
+            self.trace.record(Refused(time=self._time, request=name, user=user, prompt=shown))
             self._notify()
             raise QueueFull(
                 f"Too many requests: {len(self._running)} run and {len(self.waiting)} wait. Try again later."
@@ -108,14 +112,14 @@ class Engine:
         self._take_in(request, prompt_ids)
         self.trace.record(
             Accepted(
-                self._time,
-                name,
-                user,
-                shown,
-                len(prompt_ids),
-                request.token_limit,
-                request.priority,
-                request.max_queue_wait,
+                time=self._time,
+                request=name,
+                user=user,
+                prompt=shown,
+                prompt_tokens=len(prompt_ids),
+                token_limit=request.token_limit,
+                priority=request.priority,
+                max_queue_wait=request.max_queue_wait,
             )
         )
         self._notify()
@@ -153,7 +157,12 @@ class Engine:
         """One whole step: plan, run the model, hand out the tokens. Idle: nothing was done."""
         step = self.begin_step()
         if isinstance(step, Step):
-            self.finish_step(step, self.run_model(step))
+            try:
+                outcomes = self.run_model(step)
+            except BaseException:  # an interrupted cell: what was begun ends, the engine stays usable
+                self.finish_step(step, RuntimeError("interrupted"))
+                raise
+            self.finish_step(step, outcomes)
         return step
 
     def begin_step(self) -> Step | Idle:
@@ -167,35 +176,35 @@ class Engine:
             raise RuntimeError("A step is under way: call finish_step() before the next begin_step().")
         if not self._live:
             return Idle(None)
-        plan = self.policy.plan(self.waiting, self.running, self._time)
-        check_plan(plan, self.waiting, self._running, self.capacity, self._time)
-        for request in plan.admit:
+        view = View(WaitingRequests(self.waiting), self.running, self._time)
+        plan = self.policy.plan(view)
+        check_plan(plan, view, self.capacity)
+        for request in tuple(plan.admit):  # it may be a look into the queue itself, which now changes
             self.waiting.take(request)
             self._running[request] = None
             request.state = RequestState.RUNNING
-            self.trace.record(Admitted(self._time, request.id))
+            self.trace.record(Admitted(time=self._time, request=request.id))
         if not plan.tokens:
             return Idle(self._wake_at(plan.wake_at))
         chunks = [_next_chunk(request, count) for request, count in plan.tokens.items()]
         useful = sum(plan.tokens.values())
         keys_read = useful + sum(map(attrgetter("start"), chunks))
         paid = useful if plan.paid is None else plan.paid
-        self._in_flight = Step(self._time, chunks, paid, keys_read)
+        self._in_flight = Step(started=self._time, chunks=chunks, paid=paid, keys_read=keys_read)
         return self._in_flight
 
     def run_model(self, step: Step) -> Sequence[Outcome] | Exception:
-        """Run the model on a step, here and now. An error it raises is returned, for finish_step()."""
+        """Run the model on a step, here and now. An error it raises is returned, for finish_step().
+
+        Changes nothing in the engine, so that another thread may call it. What is no error but the end of
+        the program (KeyboardInterrupt, SystemExit) is raised, and the step remains to be finished.
+        """
         try:
-            try:
-                outcomes: Sequence[Outcome] | Exception = self.model.run(step.chunks, step.paid)
-            except Exception as error:
-                outcomes = error
-            if self.cost is not None:
-                self.clock.elapse(self.cost.step_seconds(step))
-        except BaseException:
-            # An interrupted notebook cell: end the step's requests, so that the engine stays usable.
-            self.finish_step(step, RuntimeError("interrupted"))
-            raise
+            outcomes: Sequence[Outcome] | Exception = self.model.run(step.chunks, step.paid)
+        except Exception as error:
+            outcomes = error
+        if self.cost is not None:
+            self.clock.elapse(self.cost.step_seconds(step))
         return outcomes
 
     def finish_step(self, step: Step, outcomes: Sequence[Outcome] | Exception) -> None:
@@ -275,32 +284,6 @@ class Engine:
         due = [self._deadlines[0][0]] if self._deadlines else []
         return min(due + ([planned] if planned is not None else []), default=None)
 
-    def _fitting_prompt(self, request: Request) -> list[int]:
-        """The prompt's token ids, once everything about the request has been found servable."""
-        if request.state is not RequestState.NEW:
-            raise InvalidRequest(f"{request.id} was submitted before: make a new Request.")
-        if request.id in self._live:
-            raise InvalidRequest(
-                f"There is a request {request.id!r} already: choose another id, or leave it empty."
-            )
-        if request.max_queue_wait is not None and not request.max_queue_wait >= 0:
-            raise InvalidRequest(f"max_queue_wait is {request.max_queue_wait}: use seconds from 0, or None.")
-        if not isinstance(request.priority, int):
-            raise InvalidRequest(f"priority is {request.priority!r}: use a whole number.")
-        if not isinstance(request.user, str) or not isinstance(request.id, str):
-            raise InvalidRequest(f"user {request.user!r} and id {request.id!r}: both are texts.")
-        prompt_ids = self.model.encode(request.prompt)
-        if not prompt_ids:
-            raise InvalidRequest("The prompt is empty: ask something.")
-        room = self.model.context_length - len(prompt_ids)
-        asked = request.params.max_new_tokens
-        if room < (asked or 1):
-            raise InvalidRequest(
-                f"A prompt of {len(prompt_ids)} tokens and an answer of {asked or 1} or more exceed "
-                f"the context of {self.model.context_length}: shorten the prompt or ask for fewer new tokens."
-            )
-        return prompt_ids
-
     def _free_name(self) -> str:
         while (name := f"request {self._arrivals}") in self._live:
             self._arrivals += 1
@@ -332,7 +315,15 @@ class Engine:
         del self._live[request.id]
         request.state = RequestState.FINISHED
         request.finish_reason = reason
-        self.trace.record(Finished(self._time, request.id, reason, len(request.output_ids), request.cause))
+        self.trace.record(
+            Finished(
+                time=self._time,
+                request=request.id,
+                reason=reason,
+                generated=len(request.output_ids),
+                cause=request.cause,
+            )
+        )
         if request.on_text is not None:  # what was held back
             self._calls.append((request, request.deliver_text))
         if request.on_finish is not None:
@@ -345,10 +336,17 @@ class Engine:
             log.exception("The model could not release the slot of %s.", request.id)
 
     def _record(self, step: Step, tokens: tuple[int | None, ...], error: str) -> None:
-        requests = tuple([chunk.request.id for chunk in step.chunks])
-        computed = tuple([len(chunk.token_ids) for chunk in step.chunks])
         self.trace.record(
-            Stepped(self._time, step.started, requests, computed, tokens, step.paid, step.keys_read, error)
+            Stepped(
+                time=self._time,
+                started=step.started,
+                requests=tuple([chunk.request.id for chunk in step.chunks]),
+                computed=tuple([len(chunk.token_ids) for chunk in step.chunks]),
+                tokens=tokens,
+                paid=step.paid,
+                keys_read=step.keys_read,
+                error=error,
+            )
         )
         for token in tokens:
             if token is not None and token not in self.trace.pieces:
@@ -379,13 +377,14 @@ class Engine:
         return TraceHeader(
             evidence=kinds[self.clock.virtual, self.model.real],
             model=self.model.name,
-            policy=_described(self.policy),
+            policy=described(self.policy),
             capacity=self.capacity,
             max_queue_size=self.max_queue_size,
             queue_order=self.waiting.order.value,
+            ageing=self.waiting.ageing,
             context_length=self.model.context_length,
             stop_token_ids=tuple(sorted(self.model.stop_token_ids)),
-            cost=_described(self.cost) if self.cost is not None else "",
+            cost=described(self.cost) if self.cost is not None else "",
             seed=seed,
         )
 
@@ -397,29 +396,6 @@ def _next_chunk(request: Request, count: int) -> Chunk:
         )
     start = request.computed
     return Chunk(request, start, request.token_ids(start, start + count), count == request.uncomputed)
-
-
-def _refuse_misfit(model: TokenModel, policy: Policy, max_queue_size: int) -> None:
-    if isinstance(policy, type):
-        raise TypeError(f"{policy.__name__} is a class: make an instance, as in {policy.__name__}(...).")
-    if not callable(getattr(policy, "plan", None)) or not hasattr(policy, "capacity"):
-        raise TypeError(f"{policy!r} is not a policy: it needs `capacity` and `plan()`, see policies.py.")
-    if not isinstance(policy.capacity, int):
-        raise TypeError(f"{_described(policy)}: the most requests running at once must be a whole number.")
-    if not policy.capacity >= 1:
-        raise ValueError(f"{_described(policy)} lets {policy.capacity} requests run: let at least 1 run.")
-    if policy.capacity > model.slots:
-        raise ValueError(
-            f"{_described(policy)} lets {policy.capacity} requests run, but {model.name} has "
-            f"{model.slots} slots: lower the limit or load the model with more slots."
-        )
-    if not max_queue_size >= 0:
-        raise ValueError(f"max_queue_size is {max_queue_size}: use 0 (no waiting room) or more.")
-
-
-def _described(thing: object) -> str:
-    """Its repr, or its class for a learner's class without one (the default repr is an address)."""
-    return type(thing).__name__ if type(thing).__repr__ is object.__repr__ else repr(thing)
 
 
 def _sentence(error: Exception) -> str:

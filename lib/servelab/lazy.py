@@ -1,6 +1,6 @@
 """Names of a package that are imported when somebody first uses them (PEP 562).
 
-So a package can offer what needs torch beside what does not, and who wants the one does not wait for the other.
+So a package can offer what needs torch beside what does not, and nobody waits for what they do not use.
 """
 
 from __future__ import annotations

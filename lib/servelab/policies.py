@@ -11,8 +11,8 @@ request that is generating shows one. Read the five `plan()` methods one after t
     DynamicBatch  the same, but a group also starts when its oldest has waited long enough
     Continuous    everyone who is running, at every step; join and leave at any time
 
-A policy knows requests and the time. It does not know models, keys and values, or who is
-waiting for the answer. An instance may remember things, so it belongs to one engine.
+A policy looks at a `View`: who waits, who runs, and the time. It does not know models, keys and
+values, or who reads the answers. An instance may remember things, so it belongs to one engine.
 """
 
 from __future__ import annotations
@@ -41,18 +41,31 @@ class StepPlan:
     wake_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that a policy may look at before a step. To be looked at, never changed.
+
+    waiting: the request queue, in serving order.
+    running: the processing queue; whoever computed longest ago comes first, newcomers last.
+    now: seconds since the run began.
+    """
+
+    waiting: Sequence[Request]
+    running: Sequence[Request]
+    now: float
+
+
 class Policy(Protocol):
     """A strategy. Write your own: the engine checks every plan and says what is wrong with it.
 
     capacity: most requests running at once.
-    plan: `waiting` is in serving order; in `running`, whoever computed longest ago comes
-        first, and newcomers come last. Both are looked at, never changed.
+    plan: asked before every step while anybody waits or runs.
     """
 
     @property
     def capacity(self) -> int: ...
 
-    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan: ...
+    def plan(self, view: View) -> StepPlan: ...
 
 
 @dataclass
@@ -61,9 +74,9 @@ class Sequential:
 
     capacity: int = field(default=1, init=False)
 
-    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan:
-        admit = () if running else waiting[:1]
-        return StepPlan(admit, {request: request.uncomputed for request in (*running, *admit)})
+    def plan(self, view: View) -> StepPlan:
+        admit = () if view.running else view.waiting[:1]
+        return StepPlan(admit, {request: request.uncomputed for request in (*view.running, *admit)})
 
 
 @dataclass
@@ -79,9 +92,9 @@ class Interleaved:
     def capacity(self) -> int:
         return self.max_concurrency
 
-    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan:
-        admit = waiting[: self.max_concurrency - len(running)]
-        turn = running[0] if running else admit[0]
+    def plan(self, view: View) -> StepPlan:
+        admit = view.waiting[: self.max_concurrency - len(view.running)]
+        turn = view.running[0] if view.running else admit[0]
         return StepPlan(admit, {turn: turn.uncomputed})
 
 
@@ -100,10 +113,10 @@ class StaticBatch:
     def capacity(self) -> int:
         return self.max_batch_size
 
-    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan:
-        admit = () if running else waiting[: self.max_batch_size]
+    def plan(self, view: View) -> StepPlan:
+        admit = () if view.running else view.waiting[: self.max_batch_size]
         self._rows = len(admit) or self._rows
-        tokens = {request: request.uncomputed for request in (*running, *admit)}
+        tokens = {request: request.uncomputed for request in (*view.running, *admit)}
         rectangle = self._rows * max(tokens.values())
         return StepPlan(admit, tokens, paid=None if self.ragged else rectangle)
 
@@ -114,12 +127,12 @@ class DynamicBatch(StaticBatch):
 
     max_wait_time: float = field(default=0.1, kw_only=True)
 
-    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan:
-        if not running and len(waiting) < self.max_batch_size:
-            due = min(request.arrived for request in waiting) + self.max_wait_time
-            if now < due:
+    def plan(self, view: View) -> StepPlan:
+        if not view.running and len(view.waiting) < self.max_batch_size:
+            due = min(request.arrived for request in view.waiting) + self.max_wait_time
+            if view.now < due:
                 return StepPlan(wake_at=due)
-        return super().plan(waiting, running, now)
+        return super().plan(view)
 
 
 @dataclass
@@ -128,19 +141,27 @@ class Continuous:
 
     Iteration-level scheduling: Orca, OSDI 2022.
     max_tokens_per_step: split long prompts into chunks, so that nobody's next token waits for
-        a whole prompt of somebody else's (Sarathi-Serve, OSDI 2024).
+        a whole prompt of somebody else's (Sarathi-Serve, OSDI 2024). At least `max_concurrency`,
+        so that beside all who generate there is a token left for each prompt's turn.
     """
 
     max_concurrency: int
     max_tokens_per_step: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.max_tokens_per_step is not None and not self.max_tokens_per_step >= self.max_concurrency:
+            raise ValueError(
+                f"max_tokens_per_step is {self.max_tokens_per_step} and {self.max_concurrency} may run, so "
+                f"some would run without a token: use {self.max_concurrency} or more, or a lower limit."
+            )
+
     @property
     def capacity(self) -> int:
         return self.max_concurrency
 
-    def plan(self, waiting: Sequence[Request], running: Sequence[Request], now: float) -> StepPlan:
-        admit = waiting[: self.max_concurrency - len(running)]
-        tokens = {request: request.uncomputed for request in (*running, *admit)}
+    def plan(self, view: View) -> StepPlan:
+        admit = view.waiting[: self.max_concurrency - len(view.running)]
+        tokens = {request: request.uncomputed for request in (*view.running, *admit)}
         if self.max_tokens_per_step is not None:
             tokens = within_budget(tokens, self.max_tokens_per_step)
         return StepPlan(admit, tokens)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
+from heapq import merge
 from itertools import chain, islice
 from typing import overload
 
@@ -20,6 +21,12 @@ class QueueFull(Exception):
 
 
 class QueueOrder(Enum):
+    """Who is served next. Nobody who runs is ever interrupted: the order is of those who wait.
+
+    By priority, a steady stream of urgent requests keeps the others waiting for ever, unless the
+    queue lets them age (see `RequestQueue`). First come and fair keep nobody waiting for ever.
+    """
+
     FIFO = "fifo"  # first come, first served
     PRIORITY = "priority"  # smallest `Request.priority` first; equals in order of arrival
     FAIR = "fair"  # users take turns, however many requests each has waiting
@@ -33,11 +40,16 @@ class RequestQueue(Sequence[Request]):
 
     Requests wait in lanes: one in all (fifo), one for each priority, or one for each user
     (fair). Adding and removing cost the same however many wait. Looking at the first k costs k,
-    and with priorities a sort of those in use, meant to be few.
+    and with priorities as much again as there are different ones, meant to be few.
+
+    ageing: how much of a priority a second of waiting is worth. With 0.1, a request of priority 3
+        that came 30 seconds earlier stands beside a new one of priority 0: it is never overtaken
+        by who comes later than that, so nobody waits for ever.
     """
 
-    def __init__(self, order: QueueOrder = QueueOrder.FIFO) -> None:
+    def __init__(self, order: QueueOrder = QueueOrder.FIFO, ageing: float = 0.0) -> None:
         self.order = order
+        self.ageing = ageing
         self._lanes: OrderedDict[object, Lane] = OrderedDict()
         self._length = 0
 
@@ -75,16 +87,21 @@ class RequestQueue(Sequence[Request]):
             case QueueOrder.FIFO:
                 return chain.from_iterable(self._lanes.values())
             case QueueOrder.PRIORITY:
-                ordered = sorted(self._lanes.items(), key=lambda item: item[0])  # type: ignore[arg-type,return-value]
-                return chain.from_iterable(lane for _, lane in ordered)
+                return merge(*self._lanes.values(), key=self._urgency)
             case QueueOrder.FAIR:
                 return self._in_turns()
 
+    def _urgency(self, request: Request) -> float:
+        """Smaller is served earlier. All age alike, so who is more urgent now was so from the beginning.
+
+        Within one lane it rises from the first to the last: they came in this order.
+        """
+        return request.priority + (self.ageing * request.arrived if self.ageing else 0.0)
+
     def _in_turns(self) -> Iterator[Request]:
         """Everyone's first request, then everyone's second, and so on."""
-        turns: Iterable[Iterator[Request]] = map(
-            iter, self._lanes.values()
-        )  # one by one: often few are looked at
+        # One by one: often only a few are looked at.
+        turns: Iterable[Iterator[Request]] = map(iter, self._lanes.values())
         while turns:
             still_waiting: list[Iterator[Request]] = []
             for turn in turns:
@@ -116,3 +133,29 @@ class RequestQueue(Sequence[Request]):
 
     def __repr__(self) -> str:
         return f"<RequestQueue {self.order.value}: {self._length} waiting>"
+
+
+class WaitingRequests(Sequence[Request]):
+    """A request queue to be looked at: whoever holds this cannot change the queue."""
+
+    def __init__(self, queue: RequestQueue) -> None:
+        self._queue = queue
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._queue)
+
+    def __contains__(self, request: object) -> bool:
+        return request in self._queue
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @overload
+    def __getitem__(self, place: int) -> Request: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Request]: ...
+    def __getitem__(self, place: int | slice) -> Request | list[Request]:
+        return self._queue[place]
+
+    def __repr__(self) -> str:
+        return repr(list(self._queue))

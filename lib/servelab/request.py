@@ -142,17 +142,22 @@ class Request:
         To be read on the thread that drives the engine, because reading decodes: tokens become text when
         somebody reads, so that a simulation of a million pays for none.
         """
-        if self.stream is not None:
-            unread = self.output_ids[self._tokens_read :]
-            self._tokens_read += len(unread)
-            self._text += "".join(map(self.stream.push, unread))
-            if self.finished:
-                self._text += self.stream.finish()
+        self._decode_new_tokens()
         return self._text
 
     def has_stopped(self) -> bool:
         """Whether the answer so far contains a stop string."""
-        return bool(self.text is not None and self.stream is not None and self.stream.stopped)
+        self._decode_new_tokens()
+        return self.stream is not None and self.stream.stopped
+
+    def _decode_new_tokens(self) -> None:
+        if self.stream is None:
+            return
+        unread = self.output_ids[self._tokens_read :]
+        self._tokens_read += len(unread)
+        self._text += "".join(map(self.stream.push, unread))
+        if self.finished:
+            self._text += self.stream.finish()
 
     def deliver_text(self) -> None:
         """Hand text that `on_text` has not had to it."""

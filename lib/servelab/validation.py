@@ -1,48 +1,110 @@
-"""Is this plan one that can be carried out? If not, one sentence says which rule it breaks.
+"""Is this set-up, request or plan one that can be carried out? If not, a sentence: rule, fact, remedy.
 
-Learners write policies, so every plan is checked before anything happens. Looks at the plan
-and the queues only; changes nothing.
+Learners write policies and requests, so everything is checked before anything happens. Looks only; changes
+nothing. What is right by itself already (the numbers of `SamplingParams`) is checked where it is made.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
-from servelab.policies import StepPlan
-from servelab.request import Request
+from servelab.model import TokenModel
+from servelab.policies import Policy, StepPlan, View
+from servelab.queueing import QueueOrder
+from servelab.request import InvalidRequest, Request, RequestState
 
 
 class InvalidPlan(ValueError):
     """A policy's plan breaks a rule. Nothing was changed; the engine goes on with the next plan."""
 
 
-def check_plan(
-    plan: StepPlan, waiting: Collection[Request], running: Collection[Request], capacity: int, now: float
-) -> None:
-    """Raise InvalidPlan unless the plan keeps every rule."""
+# -- set-ups ---------------------------------------------------------------------------
+
+
+def check_policy(policy: Policy, model: TokenModel) -> None:
+    """Raise TypeError for what is no policy, and ValueError for one that this model cannot follow."""
+    if isinstance(policy, type):
+        raise TypeError(f"{policy.__name__} is a class: make an instance, as in {policy.__name__}(...).")
+    if not callable(getattr(policy, "plan", None)) or not hasattr(policy, "capacity"):
+        raise TypeError(f"{policy!r} is not a policy: it needs `capacity` and `plan()`, see policies.py.")
+    if not isinstance(policy.capacity, int):
+        raise TypeError(f"{described(policy)}: the most requests running at once must be a whole number.")
+    if not policy.capacity >= 1:
+        raise ValueError(f"{described(policy)} lets {policy.capacity} requests run: let at least 1 run.")
+    if policy.capacity > model.slots:
+        raise ValueError(
+            f"{described(policy)} lets {policy.capacity} requests run, but {model.name} has "
+            f"{model.slots} slots: lower the limit or load the model with more slots."
+        )
+
+
+def check_queue(max_queue_size: int, order: QueueOrder, ageing: float) -> None:
+    """Raise ValueError for a request queue that could not work as asked."""
+    if not max_queue_size >= 0:
+        raise ValueError(f"max_queue_size is {max_queue_size}: use 0 (no waiting room) or more.")
+    if not 0 <= ageing < math.inf:
+        raise ValueError(f"ageing is {ageing}: use 0 (none), or how much a second of waiting is worth.")
+    if ageing and order is not QueueOrder.PRIORITY:
+        raise ValueError(
+            f"ageing is {ageing} in a {order.value} queue, where nobody is overtaken by priority: "
+            "leave it out, or use QueueOrder.PRIORITY."
+        )
+
+
+def described(thing: object) -> str:
+    """Its repr, or its class for a learner's class without one (the default repr is an address)."""
+    return type(thing).__name__ if type(thing).__repr__ is object.__repr__ else repr(thing)
+
+
+# -- requests --------------------------------------------------------------------------
+
+
+def check_request(request: Request, taken: Container[str]) -> None:
+    """Raise InvalidRequest for one that no model could serve. taken: ids of requests that are here."""
+    if not isinstance(request.user, str) or not isinstance(request.id, str):
+        raise InvalidRequest(f"user {request.user!r} and id {request.id!r}: both are texts.")
+    if request.state is not RequestState.NEW:
+        raise InvalidRequest(f"{request.id} was submitted before: make a new Request.")
+    if request.id in taken:
+        raise InvalidRequest(
+            f"There is a request {request.id!r} already: choose another id, or leave it empty."
+        )
+    if request.max_queue_wait is not None and not request.max_queue_wait >= 0:
+        raise InvalidRequest(f"max_queue_wait is {request.max_queue_wait}: use seconds from 0, or None.")
+    if not isinstance(request.priority, int):
+        raise InvalidRequest(f"priority is {request.priority!r}: use a whole number.")
+
+
+def check_prompt(prompt_tokens: int, max_new_tokens: int | None, context_length: int) -> None:
+    """Raise InvalidRequest unless prompt and answer fit into the context."""
+    if not prompt_tokens:
+        raise InvalidRequest("The prompt is empty: ask something.")
+    asked = max_new_tokens or 1
+    if prompt_tokens + asked > context_length:
+        raise InvalidRequest(
+            f"A prompt of {prompt_tokens} tokens and an answer of {asked} or more exceed "
+            f"the context of {context_length}: shorten the prompt or ask for fewer new tokens."
+        )
+
+
+# -- plans -----------------------------------------------------------------------------
+
+
+def check_plan(plan: StepPlan, view: View, capacity: int) -> None:
+    """Raise InvalidPlan unless the plan, made of this view, keeps every rule."""
     if not isinstance(plan, StepPlan):
         raise InvalidPlan(f"plan() returned {type(plan).__name__}: return a StepPlan.")
     _check_types(plan)
     if plan.admit:
-        _check_admissions(plan, waiting, running, capacity)
-    admitted = set(plan.admit)
-    for request, count in plan.tokens.items():
-        if request not in running and request not in admitted:
-            raise InvalidPlan(
-                f"{_name(request)} computes without running: admit it in this plan or an earlier one."
-            )
-        if type(count) is not int or not 0 < count <= request.uncomputed:
-            raise InvalidPlan(
-                f"{_name(request)} is to compute {count!r} tokens, but has {request.uncomputed} to compute: "
-                f"plan a whole number from 1 to {request.uncomputed}, or leave it out to let it rest."
-            )
+        _check_admissions(plan.admit, view, capacity)
+    _check_tokens(plan.tokens, {*view.running, *plan.admit})
     if plan.paid is not None and not plan.paid >= sum(plan.tokens.values()):
         raise InvalidPlan(
             f"The plan pays for {plan.paid!r} tokens but computes {sum(plan.tokens.values())}: "
             "pay for all of them."
         )
-    if not plan.tokens and not (plan.wake_at is not None and now < plan.wake_at < math.inf):
+    if not plan.tokens and not (plan.wake_at is not None and view.now < plan.wake_at < math.inf):
         raise InvalidPlan(
             "The plan computes nothing and names no later time to wake, so nobody would ever go on: "
             "give somebody a token, or set wake_at to a time after now."
@@ -60,19 +122,30 @@ def _check_types(plan: StepPlan) -> None:
         raise InvalidPlan(f"paid is {plan.paid!r}: give a whole number of tokens, or None.")
 
 
-def _check_admissions(
-    plan: StepPlan, waiting: Collection[Request], running: Collection[Request], capacity: int
-) -> None:
-    for request in plan.admit:
-        if request not in waiting:
+def _check_admissions(admit: Sequence[Request], view: View, capacity: int) -> None:
+    for request in admit:
+        if request not in view.waiting:
             raise InvalidPlan(f"{_name(request)} is admitted but is not waiting: admit only from `waiting`.")
-    if len(set(plan.admit)) != len(plan.admit):
+    if len(set(admit)) != len(admit):
         raise InvalidPlan("The plan admits a request twice: name each one once.")
-    if len(running) + len(plan.admit) > capacity:
+    if len(view.running) + len(admit) > capacity:
         raise InvalidPlan(
-            f"{len(running)} are running and only {capacity} may run, so your plan can admit "
-            f"{capacity - len(running)} at most; it admits {len(plan.admit)}."
+            f"{len(view.running)} are running and only {capacity} may run, so your plan can admit "
+            f"{capacity - len(view.running)} at most; it admits {len(admit)}."
         )
+
+
+def _check_tokens(tokens: Mapping[Request, int], may_compute: Container[Request]) -> None:
+    for request, count in tokens.items():
+        if request not in may_compute:
+            raise InvalidPlan(
+                f"{_name(request)} computes without running: admit it in this plan or an earlier one."
+            )
+        if type(count) is not int or not 0 < count <= request.uncomputed:
+            raise InvalidPlan(
+                f"{_name(request)} is to compute {count!r} tokens, but has {request.uncomputed} to compute: "
+                f"plan a whole number from 1 to {request.uncomputed}, or leave it out to let it rest."
+            )
 
 
 def _name(request: Request) -> str:

@@ -27,9 +27,9 @@ class Policy:
     def choose(self, waiting, running):
         raise NotImplementedError
 
-    def plan(self, waiting, running, now):
-        admit = self.choose(waiting, running)
-        turn = running[0] if running else admit[0]
+    def plan(self, view):
+        admit = self.choose(view.waiting, view.running)
+        turn = view.running[0] if view.running else admit[0]
         return StepPlan(admit, {turn: turn.uncomputed})
 
 
@@ -46,13 +46,13 @@ class Heap(Policy):
 class OneByOneAndAllTogether(Policy):
     """Another shape altogether: everyone computes in every step."""
 
-    def plan(self, waiting, running, now):
-        left, admit = list(waiting), []
-        while left and len(running) + len(admit) < self.capacity:
+    def plan(self, view):
+        left, admit = list(view.waiting), []
+        while left and len(view.running) + len(admit) < self.capacity:
             smallest = min(left, key=lambda one: one.token_limit)
             left.remove(smallest)
             admit.append(smallest)
-        return StepPlan(admit, {one: one.uncomputed for one in (*running, *admit)})
+        return StepPlan(admit, {one: one.uncomputed for one in (*view.running, *admit)})
 
 
 class LargestFirst(Policy):
@@ -81,7 +81,7 @@ class Misspelt(Policy):
 
 
 class Forgetful(Policy):
-    def plan(self, waiting, running, now):
+    def plan(self, view):
         return None
 
 

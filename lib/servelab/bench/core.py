@@ -25,9 +25,9 @@ from servelab.engine import Engine
 from servelab.metrics import percentile
 from servelab.model import Chunk, Outcome
 from servelab.models.causal_lm import CausalLM
-from servelab.scripted import ScriptedModel
 from servelab.policies import Continuous, Interleaved
 from servelab.request import SamplingParams
+from servelab.scripted import ScriptedModel
 from servelab.trace import Stepped, Trace
 from servelab.workloads import Arrival, Workload, poisson
 

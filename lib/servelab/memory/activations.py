@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from servelab.memory.counting import ActivationTally, Counting, size
-from servelab.values.copying import fresh_copy
 from servelab.values.comparing import alike
+from servelab.values.copying import fresh_copy
 
 TOLERANCE = 1e-5
 PATIENCE = 5.0  # seconds, at least, that a thread waits at its widest moment for the others …

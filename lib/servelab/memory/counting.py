@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # private by name, documented in torch's own notes
 
-from servelab.values.fingerprints import parts
 from servelab.values.comparing import leaves
+from servelab.values.fingerprints import parts
 
 
 class ActivationTally:
