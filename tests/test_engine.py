@@ -1,6 +1,8 @@
 """The engine's meanings, one example each; the properties are in test_engine_properties.py."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -489,6 +491,25 @@ def test_an_interrupt_while_the_step_passes_leaves_a_usable_engine() -> None:
         here.step()
     assert request.finished
     assert here.step() == Idle(None)
+
+
+def test_a_model_that_ends_another_thread_leaves_the_step_to_whoever_drives() -> None:
+    """Callbacks belong to the thread that drives: one that only runs the model must make none."""
+
+    class EndsItsThread(ScriptedModel):
+        def run(self, chunks, paid):
+            raise SystemExit
+
+    here = Engine(EndsItsThread(lambda prompt, _: prompt), Continuous(1))
+    told: list[threading.Thread] = []
+    request = here.submit(Request("a", on_finish=lambda _: told.append(threading.current_thread())))
+    step = here.begin_step()
+    with ThreadPoolExecutor(1) as other, pytest.raises(SystemExit):
+        other.submit(here.run_model, step).result()
+    assert (told, request.finished) == ([], False)
+    here.finish_step(step, RuntimeError("the model's thread ended"))
+    assert told == [threading.current_thread()]
+    assert request.finish_reason is FinishReason.FAILED
 
 
 def test_on_finish_is_called_once_whatever_the_callbacks_do() -> None:

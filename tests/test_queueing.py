@@ -6,7 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servelab import QueueOrder, Request, RequestQueue
+from servelab import (
+    Arrival,
+    CostModel,
+    Engine,
+    QueueOrder,
+    Request,
+    RequestQueue,
+    SamplingParams,
+    ScriptedModel,
+    Sequential,
+    check_trace,
+    simulate,
+)
+from servelab.trace import lifecycles
 
 
 def people(names: str) -> list[Request]:
@@ -77,3 +90,68 @@ def test_fair_shares_differ_by_at_most_one_while_all_have_requests(names: str) -
 def test_looking_past_the_end_is_an_index_error() -> None:
     with pytest.raises(IndexError):
         RequestQueue()[0]
+
+
+# -- ageing: by priority, and still nobody waits for ever -----------------------------------
+
+
+def steady_urgent_load(ageing: float) -> tuple[float, list[float]]:
+    """When one request of priority 5 is admitted, and when those of priority 0 arrive who overtake it."""
+    urgent = [Arrival(0.2 * number, "now", SamplingParams(max_new_tokens=20)) for number in range(200)]
+    patient = Arrival(1.0, "whenever", SamplingParams(max_new_tokens=20), user="patient", priority=5)
+    trace = simulate(
+        [*urgent, patient],
+        Sequential(),
+        max_queue_size=1000,
+        order=QueueOrder.PRIORITY,
+        ageing=ageing,
+        cost=CostModel(((1, 0.02), (2, 0.02))),
+    )
+    check_trace(trace)
+    lives = lifecycles(trace)
+    mine = next(life for life in lives if life.user == "patient")
+    before = [life.arrived for life in lives if life.admission < mine.admission]
+    return mine.admitted - mine.arrived, before
+
+
+def test_under_steady_urgent_load_only_ageing_lets_the_others_in() -> None:
+    """A second of waiting is worth one priority: five seconds later nobody new overtakes it any more."""
+    waited, before = steady_urgent_load(ageing=1.0)
+    assert max(before) <= 1.0 + 5.0
+    without, everybody = steady_urgent_load(ageing=0.0)
+    assert len(everybody) == 200
+    assert waited < without / 2
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.integers(0, 9)), min_size=1, max_size=30),
+    st.floats(0.01, 10),
+)
+def test_nobody_is_overtaken_by_who_comes_much_later(arrived: list[tuple[float, int]], ageing: float) -> None:
+    """After (difference of priorities / ageing) seconds nobody new comes before it."""
+    queue = RequestQueue(QueueOrder.PRIORITY, ageing)
+    for time, priority in sorted(arrived):
+        request = Request("", priority=priority)
+        request.arrived = time
+        queue.add(request)
+    served: list[Request] = []
+    while queue:
+        served.append(queue[0])
+        queue.take(queue[0])
+    for place, first in enumerate(served):
+        for later in served[place + 1 :]:
+            lead = (later.priority - first.priority) / ageing
+            assert first.arrived <= later.arrived + lead + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("order", "ageing", "said"),
+    [
+        (QueueOrder.PRIORITY, -1.0, "ageing is -1.0: use 0"),
+        (QueueOrder.PRIORITY, float("nan"), "ageing is nan: use 0"),
+        (QueueOrder.FIFO, 0.5, "in a fifo queue, where nobody is overtaken by priority"),
+    ],
+)
+def test_an_ageing_that_means_nothing_is_refused(order: QueueOrder, ageing: float, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Engine(ScriptedModel.echo(), Sequential(), order=order, ageing=ageing)
