@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,7 @@ import sysconfig
 import time
 import tomllib
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from http.client import HTTPException
@@ -61,7 +62,7 @@ class Stop(Exception):
 class Kind(Enum):
     """What is installed: enough to learn, or the tools that check the course as well."""
 
-    COURSE = "."
+    COURSE = ".[course]"
     TEST = ".[test]"
 
 
@@ -301,7 +302,7 @@ def use_bundle(bundle: Path, machine: Machine) -> None:
 
 def torch_pin() -> str:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return str(next(pin for pin in project["dependencies"] if pin.startswith("torch==")))
+    return str(next(pin for pin in project["optional-dependencies"]["models"] if pin.startswith("torch==")))
 
 
 def find_torch(machine: Machine, index: "str | None") -> "list[str]":
@@ -328,11 +329,39 @@ def answers(index: str) -> bool:
 
 
 def pip(*arguments: str) -> None:
+    """Call pip, and show one line of what it is doing; all it says is in its log, kept if it fails."""
     PIP_LOG.unlink(missing_ok=True)  # what an earlier call complained about must not explain this one
     command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--log", str(PIP_LOG), *arguments]
-    if subprocess.run(command, cwd=ROOT, env=environment()).returncode != 0:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    ) as running:
+        show_progress(running.stdout or ())
+    if running.returncode != 0:
         log = PIP_LOG.read_text(encoding="utf-8", errors="replace") if PIP_LOG.exists() else ""
         raise Stop(explain_pip(log))
+
+
+PROGRESS = ("Collecting", "Downloading", "Building", "Preparing", "Installing collected packages")
+
+
+def show_progress(lines: "Iterable[str]") -> None:
+    """On a terminal one line that changes; elsewhere (a log) only how much there was."""
+    began = time.perf_counter()
+    packages = 0
+    for line in lines:
+        packages += line.startswith("Collecting")
+        doing = line.strip() if line.lstrip().startswith(PROGRESS) else ""
+        if doing and sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K  {packages} packages: {doing}"[: width + 4], end="", flush=True)
+    clear = "\r\033[K" if sys.stdout.isatty() else ""
+    print(f"{clear}  {packages} packages, {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def silence_jupyter() -> None:
@@ -375,15 +404,18 @@ def explain_pip(log: str) -> str:
         return (
             "The package index cannot be reached: check the network and the proxy, then run start.py again."
         )
-    if "No matching distribution found" in log:
+    missing = re.search(r"No matching distribution found for (\S+)", log)
+    if missing is not None:
         return (
-            "The package index has no build of one of the packages for this machine (named above): "
+            f"The package index has no build of {missing[1]} for this machine: "
             "try another Python among 3.11 to 3.14, or another --torch-index."
         )
     if "DO NOT MATCH THE HASHES" in log or "BadZipFile" in log:
         return f"A download was damaged: run `{PYTHON} -m pip cache purge`, then start.py again."
+    errors = re.findall(r"ERROR: (.+)", log) or ["pip did not say why"]
     return (
-        f"The packages could not be installed: read the lines above and {PIP_LOG}, then run start.py again."
+        f"The packages could not be installed ({errors[-1].rstrip(' .')}): read {PIP_LOG}, "
+        "then run start.py again."
     )
 
 

@@ -23,12 +23,13 @@ from packaging.utils import canonicalize_name
 from rattler import MatchSpec
 
 from servelab.lab import doctor
+from servelab.lab.editions.bundle import pins_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))[
     "project"
 ]
-PINS = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
+PINS = pins_of("test")  # which is made of all others
 CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}
 PINNED_BY_TORCH = ("nvidia-", "cuda-", "triton")  # its CUDA build names exact versions of these itself
 
@@ -45,7 +46,7 @@ def test_every_dependency_is_pinned_to_one_version(pin: Requirement) -> None:
 def test_every_dependency_says_what_it_is_for() -> None:
     lines = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8").splitlines()
     pinned = [line for line in lines if line.startswith('    "') and "==" in line]
-    assert len(pinned) == len(PINS)
+    assert len(pinned) == len(PINS) == len({pin.name for pin in PINS})
     assert [line for line in pinned if "  # " not in line and '", # ' not in line] == []
 
 
@@ -77,8 +78,14 @@ def imported_packages() -> set[str]:
 
 
 def test_what_the_library_imports_is_a_dependency_of_its_own() -> None:
-    needed = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    needed = {canonicalize_name(pin.name) for extra in ("course", "serve") for pin in pins_of(extra)}
     assert imported_packages() - needed == set()
+
+
+def test_nothing_is_needed_to_install_the_core() -> None:
+    """That it runs on the standard library alone is tested in test_imports.py."""
+    assert PROJECT["dependencies"] == []
+    assert set(PROJECT["optional-dependencies"]) == {"models", "course", "serve", "test"}
 
 
 # constraints.txt

@@ -52,21 +52,31 @@ def LINUX(start: ModuleType, **changes: object) -> object:
     return replace(machine, **changes)
 
 
+class Outcome(subprocess.CompletedProcess[str]):
+    """What both `subprocess.run` and `subprocess.Popen` give, as far as start.py asks."""
+
+    def __enter__(self) -> Outcome:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 class Programs:
-    """Stands in for `subprocess.run`: remembers every command, and lets a test answer some of them."""
+    """Stands in for `subprocess.run` and `Popen`: remembers every command; a test may answer some."""
 
     def __init__(self, start: ModuleType) -> None:
         self.start = start
         self.commands: list[str] = []
         self.answers: dict[str, Callable[[], int]] = {}
 
-    def __call__(self, command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+    def __call__(self, command: list[str], **_: object) -> Outcome:
         line = " ".join(command)
         self.commands.append(line)
         if " venv " in line:
             self._make_venv()
         code = next((answer() for part, answer in self.answers.items() if part in line), 0)
-        return subprocess.CompletedProcess(command, code, stdout="", stderr="")
+        return Outcome(command, code, stdout="", stderr="")
 
     def _make_venv(self) -> None:
         shutil.rmtree(self.start.VENV, ignore_errors=True)
@@ -87,7 +97,9 @@ class Programs:
 @pytest.fixture
 def programs(start: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Programs:
     recorder = Programs(start)
-    monkeypatch.setattr(start, "subprocess", SimpleNamespace(run=recorder))
+    monkeypatch.setattr(
+        start, "subprocess", SimpleNamespace(run=recorder, Popen=recorder, PIPE=-1, STDOUT=-2)
+    )
     monkeypatch.setattr(start.signal, "signal", lambda *_: None)
     return recorder
 
@@ -183,7 +195,7 @@ def test_torch_goes_in_first_and_alone_from_the_small_index(start: ModuleType, p
     torch, others = programs.started(" pip ")
     assert f"install --no-deps --index-url {start.CPU_INDEX} torch==2.13.0" in torch
     assert torch.endswith("torch==2.13.0")
-    assert f"install --constraint {start.CONSTRAINTS} --editable ." in others
+    assert f"install --constraint {start.CONSTRAINTS} --editable .[course]" in others
 
 
 def test_another_index_can_be_named(start: ModuleType, programs: Programs) -> None:
@@ -345,7 +357,7 @@ def test_no_network_is_recognised_in_what_pip_really_says(start: ModuleType, tmp
 
 def test_a_missing_build_is_recognised_in_what_pip_really_says(start: ModuleType, tmp_path: Path) -> None:
     log = real_pip_log(tmp_path, "--no-index")
-    assert "no build of one of the packages" in start.explain_pip(log)
+    assert "no build of no-such-thing==1 for this machine" in start.explain_pip(log)
 
 
 def test_a_damaged_wheel_is_recognised_in_what_pip_really_says(start: ModuleType, tmp_path: Path) -> None:
@@ -369,7 +381,8 @@ def test_a_wrong_checksum_is_recognised_in_what_pip_really_says(start: ModuleTyp
     [
         ("ERROR: [Errno 28] No space left on device", "The disk is full"),
         ("NewConnectionError(...)", "cannot be reached"),
-        ("something new", "could not be installed"),
+        ("ERROR: something new.", "could not be installed (something new)"),
+        ("", "could not be installed (pip did not say why)"),
     ],
 )
 def test_a_failing_pip_ends_in_one_sentence(log, said, start, programs: Programs, capsys) -> None:
@@ -377,6 +390,28 @@ def test_a_failing_pip_ends_in_one_sentence(log, said, start, programs: Programs
     assert start.main([]) == 1
     assert said in sentence(capsys)
     assert not start.is_set_up(start.Kind.COURSE)
+
+
+PIP_SAYS = """Looking in indexes: https://pypi.org/simple
+Collecting rich==15.0.0
+  Downloading rich-15.0.0-py3-none-any.whl (310 kB)
+Requirement already satisfied: torch==2.13.0
+Collecting tqdm==4.70.1
+  Using cached tqdm-4.70.1-py3-none-any.whl (78 kB)
+Installing collected packages: tqdm, rich
+"""
+
+
+def test_what_pip_says_becomes_one_line(start: ModuleType, monkeypatch, capsys) -> None:
+    start.show_progress(PIP_SAYS.splitlines(keepends=True))
+    assert re.fullmatch(r"  2 packages, \d+ s\n", capsys.readouterr().out)
+    monkeypatch.setattr(start.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    start.show_progress(PIP_SAYS.splitlines(keepends=True))
+    shown = capsys.readouterr().out
+    assert shown.count("\n") == 1
+    assert "1 packages: Downloading rich-15.0.0" in shown
+    assert all(len(one) < 60 for one in shown.split("\r\033[K"))
 
 
 @pytest.mark.parametrize(

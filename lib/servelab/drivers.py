@@ -11,7 +11,7 @@ import gc
 import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 
 from servelab.clock import VirtualClock, WallClock
@@ -79,8 +79,6 @@ def replay(
     progress: bool = True,
 ) -> Trace:
     """Run a workload in real time. For `on_arrival` and `on_step` see `run()`."""
-    from tqdm.auto import tqdm
-
     arrivals = tuple(workload)
     engine = Engine(
         model,
@@ -91,9 +89,18 @@ def replay(
         clock=WallClock(),
         seed=_seed_of(workload),
     )
-    with tqdm(total=len(arrivals), unit="answer", disable=not progress, leave=False) as bar:
-        run(engine, arrivals, on_arrival=on_arrival, on_step=on_step, on_end=bar.update)
+    with _bar(len(arrivals)) if progress else nullcontext() as on_end:
+        run(engine, arrivals, on_arrival=on_arrival, on_step=on_step, on_end=on_end)
     return engine.trace
+
+
+@contextmanager
+def _bar(answers: int) -> Iterator[Callable[[], object]]:
+    """A progress bar; yields what to call when an answer is complete."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=answers, unit="answer", leave=False) as bar:
+        yield bar.update
 
 
 def _seed_of(workload: Iterable[Arrival]) -> int | None:

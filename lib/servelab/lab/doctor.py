@@ -83,10 +83,9 @@ def python(name: str) -> Finding:
 
 def packages(name: str) -> Finding:
     try:
-        pins = [Requirement(line) for line in requires("servelab") or []]
+        needed = _pins_of("course")
     except PackageNotFoundError:
         return Finding(name, False, "servelab is not installed here", "run `pip install -e . --no-deps`")
-    needed = [pin for pin in pins if pin.marker is None or pin.marker.evaluate({"extra": ""})]
     strays = [stray for pin in needed if (stray := _stray(pin))]
     if strays:
         return Finding(
@@ -168,6 +167,19 @@ CHECKS: dict[str, Callable[[str], Finding]] = {
 
 
 # What they look at
+
+
+def _pins_of(extra: str) -> list[Requirement]:
+    """What an extra of servelab asks for here, and the extras that it is made of."""
+    pins = []
+    for need in map(Requirement, requires("servelab") or []):
+        if need.marker is not None and not need.marker.evaluate({"extra": extra}):
+            continue
+        if need.name == "servelab":
+            pins += [pin for inner in sorted(need.extras) for pin in _pins_of(inner)]
+        else:
+            pins.append(need)
+    return pins
 
 
 def _stray(pin: Requirement) -> str:

@@ -145,11 +145,9 @@ def packages(target: Target) -> list[str]:
     """Every package the course needs there, with its version."""
     environment = target.environment()
     versions = _constraints(environment)
-    project = _project()["project"]["dependencies"]
-    tools = _project()["project"]["optional-dependencies"]["test"]  # some packages of ours need one of them
-    versions |= {_name(pin): pin for pin in map(Requirement, [*tools, *project])}
+    versions |= {_name(pin): pin for pin in pins_of("test")}  # some packages of ours need one of the tools
     found: set[tuple[str, str]] = set()
-    ahead = [(_name(pin), extra) for pin in map(Requirement, project) for extra in ("", *pin.extras)]
+    ahead = [(_name(pin), extra) for pin in pins_of("course") for extra in ("", *pin.extras)]
     while ahead:
         package = ahead.pop()
         if package not in found:
@@ -159,6 +157,16 @@ def packages(target: Target) -> list[str]:
     if unknown := names - versions.keys():
         raise EditionError(f"constraints.txt has no version of {', '.join(sorted(unknown))}: add it there.")
     return sorted(f"{versions[name].name}{versions[name].specifier}" for name in names)
+
+
+def pins_of(extra: str) -> list[Requirement]:
+    """The packages of one extra in pyproject.toml, those of the extras it is made of included."""
+    pins: dict[str, Requirement] = {}
+    for pin in map(Requirement, _project()["project"]["optional-dependencies"][extra]):
+        ours = pin.name == "servelab"
+        inner = [one for name in sorted(pin.extras) for one in pins_of(name)] if ours else [pin]
+        pins |= {one.name: one for one in inner}
+    return list(pins.values())
 
 
 # What the large build of torch asks for, if that is the one installed here; bundles carry the small one.
