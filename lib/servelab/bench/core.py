@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from servelab.bench.limits import fastest_step, machine_limits
-from servelab.bench.measure import Measurement, print_heading, save, seconds
+from servelab.bench.harness import Measurement, print_heading, save, seconds
 from servelab.clock import WallClock
 from servelab.cost import CostModel
 from servelab.drivers import run as drive

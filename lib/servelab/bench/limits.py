@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from servelab.bench.measure import Measurement, seconds
+from servelab.bench.harness import Measurement, seconds
 from servelab.models import model_thread
 from servelab.models.packed_linear import PackedLinear
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from servelab.bench.measure import print_heading
+from servelab.bench.harness import print_heading
 from servelab.machine import this_machine, usable_cores, versions
 
 PROMPT_TOKENS = 4  # a short query: reading the weights is most of the work, as in a step of generation
