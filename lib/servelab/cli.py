@@ -9,16 +9,30 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+
+from servelab.machine import versions
+
+BENCHES = ("core", "sharing")  # each a file in bench/
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.run is None:
+        parser.print_help()
+        return 0
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as missing:
+        if str(missing.name).startswith("servelab"):
+            raise
+        print(f"servelab: this needs {missing.name}: run `pip install 'servelab[course]'`.", file=sys.stderr)
+        return 1
     except Exception as error:
         if not _is_known(error):
             raise
@@ -35,8 +49,10 @@ def _is_known(error: Exception) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="servelab", description=__doc__.partition("\n")[0])
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser = argparse.ArgumentParser(prog="servelab", description="The course's tools in a terminal.")
+    parser.add_argument("--version", action="version", version=f"servelab {versions()['servelab']}")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     doctor = commands.add_parser("doctor", help="is everything here that the course needs?")
     doctor.add_argument("--json", action="store_true", help="for machines")
@@ -52,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     bench = commands.add_parser("bench", help="measure, and say on which machine")
-    bench.add_argument("what", choices=["core", "sharing"])
+    bench.add_argument("what", choices=BENCHES)
     bench.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON too")
     bench.set_defaults(run=_bench)
 
@@ -101,13 +117,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    if options.what == "sharing":
-        from servelab.bench import sharing
-
-        return sharing.run(options.output)
-    from servelab.bench import core
-
-    return core.run(options.output)
+    return int(import_module(f"servelab.bench.{options.what}").run(options.output))
 
 
 def _audit(options: argparse.Namespace) -> int:

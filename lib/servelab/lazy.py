@@ -17,7 +17,15 @@ def imported_on_use(package: str, modules: Mapping[str, str]) -> Callable[[str],
     def find(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"{package} has no {name!r}")
-        value = getattr(import_module(modules[name]), name)
+        try:
+            value = getattr(import_module(modules[name]), name)
+        except ModuleNotFoundError as missing:
+            if str(missing.name).startswith("servelab"):
+                raise
+            raise ModuleNotFoundError(
+                f"{package}.{name} needs {missing.name}: run `pip install 'servelab[models]'`.",
+                name=missing.name,
+            ) from missing
         setattr(sys.modules[package], name, value)  # found at once from now on
         return value
 

@@ -1,6 +1,7 @@
 """The comparison of ways to share a model: same answers, stated threads, and no judgement on speed."""
 
 import json
+import re
 import subprocess
 import threading
 from dataclasses import replace
@@ -13,7 +14,7 @@ from models.tiny import new_network
 
 from servelab import cli
 from servelab.bench import sharing, sharing_worker
-from servelab.bench.sharing import CONFIGURATIONS, Configuration, SharingResult, Way, compare_sharing, table
+from servelab.bench.sharing import CONFIGURATIONS, Configuration, SharingResult, Way, compare_sharing
 from servelab.models.packed_linear import PackedLinear
 
 CLIENTS, REQUESTS = 4, 12
@@ -144,27 +145,23 @@ def results() -> list[SharingResult]:
     return [one, batched]
 
 
-def test_the_table_states_threads_and_ratios() -> None:
-    heading, first, second = table(results()).splitlines()
-    assert heading.split()[:4] == ["at", "once", "x", "threads"]
-    assert "1 x 2" in first
-    assert "12.0" in first
-    assert "1.00" in first
-    assert "24.0" in second
-    assert "2.00" in second
-    assert len({len(line) for line in (heading, first, second)}) == 1
-
-
 def test_the_command_prints_and_saves(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sharing, "compare_sharing", lambda *_: results())
+    """Two rounds, in the second of which everything is twice as fast: ratios are those of each round."""
+    rounds = iter([results(), [replace(one, seconds=one.seconds / 2) for one in results()]])
+    monkeypatch.setattr(sharing, "compare_sharing", lambda *_: next(rounds))
+    monkeypatch.setattr(sharing, "CONFIGURATIONS", [one.configuration for one in results()])
+    monkeypatch.setattr(sharing, "ROUNDS", 2)
     output = tmp_path / "sharing.json"
     assert cli.main(["bench", "sharing", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "Python's global lock (GIL): on" in printed
-    assert "one model, batches of up to 8" in printed
+    assert re.search(r"one at a time \(1 x 2 threads\) +18 requests/s +\(12 to 24, 2 runs\)", printed)
+    assert re.search(
+        r"batches of up to 8 .* +36 requests/s.*\n +times the first 2; median latency, ms 400;", printed
+    )
     saved = json.loads(output.read_text())
-    assert [row["requests_per_second"] for row in saved["results"]] == [12, 24]
-    assert saved["results"][0]["configuration"]["way"] == Way.THREADS.value
+    assert [one["values"] for one in saved["measurements"]] == [[12, 24], [24, 48]]
+    assert [one["beside"]["times the first"] for one in saved["measurements"]] == [1, 2]
     assert saved["machine"]["cores"] >= 1
 
 

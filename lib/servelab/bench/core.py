@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from servelab.bench.harness import Measurement, report, seconds
 from servelab.bench.limits import fastest_step, machine_limits
-from servelab.bench.harness import Measurement, print_heading, save, seconds
 from servelab.clock import WallClock
 from servelab.cost import CostModel
 from servelab.drivers import run as drive
@@ -41,16 +41,8 @@ EVERYTHING = SamplingParams(
 
 def run(output: Path | None = None) -> int:
     """Measure, print, and save to `output` if given."""
-    print_heading("servelab bench core")
-    measurements: list[Measurement] = []
     parts = (imports, simulation_speed, simulation_growth, machine_limits, real_model)
-    for part in tqdm(parts, desc="measuring", leave=False):
-        for measurement in part():
-            tqdm.write(str(measurement))
-            measurements.append(measurement)
-    if output is not None:
-        save(measurements, output)
-    return 0
+    return report("servelab bench core", parts, output)
 
 
 def imports() -> Iterator[Measurement]:

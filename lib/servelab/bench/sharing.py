@@ -14,10 +14,11 @@ import json
 import math
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -25,11 +26,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from servelab.bench.harness import print_heading
-from servelab.machine import this_machine, usable_cores, versions
+from servelab.bench.harness import Measurement, report
+from servelab.machine import usable_cores
 
 PROMPT_TOKENS = 4  # a short query: reading the weights is most of the work, as in a step of generation
 PROMPTS = 8  # different ones
+REQUESTS, CLIENTS = 32, 8
 DEADLINE = 300.0  # seconds for one way, start included
 # How long GNU's OpenMP lets a torch thread spin before it sleeps, as it is where nobody sets it. servelab
 # sets less for lessons beside a busy browser (see its __init__); servers are measured as they usually run.
@@ -104,7 +106,7 @@ class SharingResult:
 
 def compare_sharing(
     requests: int = 24,
-    clients: int = 8,
+    clients: int = CLIENTS,
     configurations: Sequence[Configuration] = CONFIGURATIONS,
     *,
     folder: Path | None = None,
@@ -172,38 +174,45 @@ def _measured(
     return SharingResult(configuration, folder.name, clients, requests, **found)
 
 
-def run(output: Path | None = None, *, requests: int = 96, clients: int = 8) -> int:
-    """Measure, print a table, and save to `output` if given."""
-    print_heading("servelab bench sharing")
-    results = compare_sharing(requests, clients)
+ROUNDS = 3
+
+
+def run(output: Path | None = None) -> int:
+    """Measure, print, and save to `output` if given."""
     print(
-        f"{results[0].model}, float32: {requests} prompts of {PROMPT_TOKENS} tokens, the logits of the last;"
+        f"{CLIENTS} clients, each sends its next request when the previous one is answered: {PROMPT_TOKENS} "
+        f"prompt tokens, the logits of the last. Python's global lock (GIL): {'on' if has_gil() else 'off'}. "
+        f"{free_threading_note()}"
     )
-    print(f"{clients} clients, each sends its next request when the previous one is answered.")
-    print(f"Python's global lock (GIL): {'on' if results[0].gil else 'off'}.\n")
-    print(table(results))
-    note = free_threading_note()
-    if note:
-        print(f"\n{note}")
-    if output is not None:
-        _save(results, output)
-    return 0
+    return report("servelab bench sharing", [measurements], output)
 
 
-def table(results: Sequence[SharingResult]) -> str:
-    """One line for each way; ratios to the first."""
-    first = results[0].requests_per_second
-    names = "requests/s   ratio   median      p95   batch   weights   memory   difference"
-    lines = [f"{'':<38}{'at once x threads':>18}   {names}"]
-    for one in results:
-        passes = f"{one.configuration.at_once} x {one.torch_threads}"
-        lines.append(
-            f"{one.configuration.name:<38}{passes:>18}   {one.requests_per_second:>10.1f}"
-            f"{one.requests_per_second / first:>8.2f}{one.latency_median * 1e3:>6.0f} ms"
-            f"{one.latency_p95 * 1e3:>6.0f} ms{one.mean_batch:>8.1f}{one.weights_bytes / 1e6:>7.0f} MB"
-            f"{one.memory_bytes / 1e6:>6.0f} MB{one.largest_difference:>13.1e}"
+def measurements() -> Iterator[Measurement]:
+    """Every configuration in every round, so that each is compared with the first of its own round."""
+    rounds = [compare_sharing(REQUESTS, CLIENTS) for _ in range(ROUNDS)]
+    for place, configuration in enumerate(CONFIGURATIONS):
+        found = [results[place] for results in rounds]
+        ratios = [results[place].requests_per_second / results[0].requests_per_second for results in rounds]
+        last = found[-1]
+        yield Measurement(
+            f"{configuration.name} ({configuration.at_once} x {last.torch_threads} threads)",
+            "requests/s",
+            tuple(one.requests_per_second for one in found),
+            beside={
+                "times the first": statistics.median(ratios),
+                "median latency, ms": statistics.median(1e3 * one.latency_median for one in found),
+                "p95 latency, ms": statistics.median(1e3 * one.latency_p95 for one in found),
+                "mean batch": last.mean_batch,
+                "weights, MB": last.weights_bytes / 1e6,
+                "memory, MB": last.memory_bytes / 1e6,
+                "largest difference": max(one.largest_difference for one in found),
+            },
         )
-    return "\n".join(lines)
+
+
+def has_gil() -> bool:
+    """Whether this Python runs one thread of Python code at a time."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
 def free_threading_note() -> str:
@@ -217,16 +226,3 @@ def free_threading_note() -> str:
         "the operators runs in parallel as well, which helps small models most, and races between threads "
         "get likelier."
     )
-
-
-def _save(results: Sequence[SharingResult], path: Path) -> None:
-    rows = [
-        asdict(one)
-        | {
-            "configuration": asdict(one.configuration) | {"way": one.configuration.way.value},
-            "requests_per_second": one.requests_per_second,
-        }
-        for one in results
-    ]
-    found = {"machine": asdict(this_machine()), "versions": versions(), "results": rows}
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

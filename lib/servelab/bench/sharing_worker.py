@@ -28,7 +28,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from servelab.bench.sharing import PROMPT_TOKENS, PROMPTS, Configuration, Way
+from servelab.bench.sharing import PROMPT_TOKENS, PROMPTS, Configuration, Way, has_gil
 from servelab.metrics import percentile
 from servelab.models.packed_linear import pack_linears
 from servelab.pool import ModelPool, weights_bytes
@@ -335,7 +335,7 @@ def measure(
         "memory_bytes": memory,
         "weights_bytes": weights,
         "mean_batch": requests / passes,
-        "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
+        "gil": has_gil(),
     }
 
 
