@@ -11,6 +11,7 @@ import ast
 import copy
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -319,11 +320,15 @@ def test_another_cell_or_source_is_a_difference() -> None:
 
 # The plugin, in a pytest of its own
 
-pytest_plugins = ["pytester"]
-LESSON = (("once = True\nx = 1", []), ("x += 1\nx", [result({"text/plain": "2"})]))
+PLAYED = {
+    "goes_back": (("once = True\nx = 1", []), ("x += 1\nx", [result({"text/plain": "2"})])),
+    "gives_another": (("x = 1", []), ("x", [result({"text/plain": "3"})])),
+    "measures": (("pool = [1]", [], [rerun.MEASURED]), ("pool.pop()", [result({"text/plain": "1"})])),
+    "cannot_go_back": (("'x' in globals()", [result({"text/plain": "False"})]), ("x = 1", [])),
+}
 
 
-def save(folder: Path, *cells: tuple[Any, ...]) -> None:
+def save(path: Path, *cells: tuple[Any, ...]) -> None:
     """Cells by source, outputs and, where they have any, tags."""
     code = [
         {
@@ -335,36 +340,37 @@ def save(folder: Path, *cells: tuple[Any, ...]) -> None:
         }
         for n, (source, outputs, *more) in enumerate(cells)
     ]
-    (folder / "a.ipynb").write_text(json.dumps({**GOOD, "cells": code}), encoding="utf-8")
+    path.write_text(json.dumps({**GOOD, "cells": code}), encoding="utf-8")
 
 
-def nbval(pytester: pytest.Pytester) -> pytest.RunResult:
-    return pytester.run(sys.executable, rerun.__file__, "-p", "no:cacheprovider", "a.ipynb")
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[str]], str]:
+    """For each notebook, what became of its cells, twice; and all that was said."""
+    folder = tmp_path_factory.mktemp("played")
+    for name, cells in PLAYED.items():
+        save(folder / f"{name}.ipynb", *cells)
+    options = ["-v", "-p", "no:cacheprovider", *(f"{name}.ipynb" for name in PLAYED)]
+    done = subprocess.run(
+        [sys.executable, rerun.__file__, *options], cwd=folder, capture_output=True, text=True
+    )
+    outcomes = {name: re.findall(rf"(?m)^{name}\W+ipynb::.* (PASSED|FAILED)", done.stdout) for name in PLAYED}
+    return outcomes, done.stdout
 
 
-@pytest.mark.slow
-def test_nbval_runs_a_lesson_twice_and_compares(pytester: pytest.Pytester) -> None:
-    save(pytester.path, *LESSON)
-    nbval(pytester).assert_outcomes(passed=4)
+def test_nbval_runs_a_lesson_twice_and_compares(played) -> None:
+    assert played[0]["goes_back"] == ["PASSED"] * 4
 
 
-@pytest.mark.slow
-def test_nbval_fails_where_the_output_is_another(pytester: pytest.Pytester) -> None:
-    save(pytester.path, ("x = 1", []), ("x", [result({"text/plain": "3"})]))
-    outcome = nbval(pytester)
-    outcome.assert_outcomes(passed=2, failed=2)
-    outcome.stdout.fnmatch_lines(["*run `python tools/tidy.py`*", "-text/plain: 3", "+text/plain: 1"])
+def test_nbval_fails_where_the_output_is_another(played) -> None:
+    outcomes, said = played
+    assert outcomes["gives_another"] == ["PASSED", "FAILED", "PASSED", "FAILED"]
+    assert "run `python tools/tidy.py`" in said
+    assert "-text/plain: 3\n+text/plain: 1" in said
 
 
-@pytest.mark.slow
-def test_nbval_runs_measured_cells_twice_too(pytester: pytest.Pytester) -> None:
-    save(pytester.path, ("pool = [1]", [], [rerun.MEASURED]), ("pool.pop()", [result({"text/plain": "1"})]))
-    nbval(pytester).assert_outcomes(passed=4)
+def test_nbval_runs_measured_cells_twice_too(played) -> None:
+    assert played[0]["measures"] == ["PASSED"] * 4
 
 
-@pytest.mark.slow
-def test_nbval_fails_where_a_lesson_cannot_go_back(pytester: pytest.Pytester) -> None:
-    save(pytester.path, ("'x' in globals()", [result({"text/plain": "False"})]), ("x = 1", []))
-    outcome = nbval(pytester)
-    outcome.assert_outcomes(passed=3, failed=1)
-    outcome.stdout.fnmatch_lines(["*FAILED*Cell 0 again*"])
+def test_nbval_fails_where_a_lesson_cannot_go_back(played) -> None:
+    assert played[0]["cannot_go_back"] == ["PASSED", "PASSED", "FAILED", "PASSED"]

@@ -113,6 +113,13 @@ def test_a_character_without_a_font_is_named_and_not_drawn_as_a_box(monkeypatch)
         palette.can_draw.cache_clear()
 
 
+@pytest.mark.parametrize("prompt", ["", " ", "\n\t"])
+def test_a_prompt_of_nothing_but_space_can_be_drawn(prompt: str) -> None:
+    arrival = Arrival(0.0, prompt or [1], SamplingParams(max_new_tokens=2))
+    trace = simulate([arrival], Interleaved(1), ScriptedModel.long_text())
+    interleaving_timeline(trace).png()
+
+
 def test_a_long_run_is_shown_through_a_window() -> None:
     trace = simulate(users(["a", "b"], max_new_tokens=200), Interleaved(2), ScriptedModel.long_text())
     drawing = interleaving_timeline(trace)

@@ -7,8 +7,10 @@ stable plain-text form.
 from __future__ import annotations
 
 import io
+from bisect import bisect_left
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +67,13 @@ def course_style() -> AbstractContextManager[None]:
     return rc_context(STYLE)  # type: ignore[arg-type]  # the stubs want every key as a literal
 
 
+@lru_cache(maxsize=4096)  # the same tokens and names are measured again and again, a few milliseconds each
 def text_width(text: str, size: float = palette.LETTERS) -> float:
     """Width of a text in inches."""
+    if not text.strip():
+        return 0.0  # nothing is drawn, and matplotlib has no path for it
     with course_style():
-        path = TextPath((0, 0), text or " ", size=size, prop=FontProperties(family=palette.fonts()))
+        path = TextPath((0, 0), text, size=size, prop=FontProperties(family=palette.fonts()))
     return float(path.get_extents().width) / 72
 
 
@@ -76,9 +81,9 @@ def cut_to(text: str, inches: float) -> str:
     """The text, or as much of its beginning as fits, with an ellipsis."""
     if text_width(text) <= inches:
         return text
-    while text and text_width(text + "…") > inches:
-        text = text[:-1]
-    return text.rstrip() + "…"
+    beginnings = range(1, len(text))
+    fitting = bisect_left(beginnings, True, key=lambda length: text_width(text[:length] + "…") > inches)
+    return text[:fitting].rstrip() + "…"
 
 
 def lines_height(text: str) -> float:

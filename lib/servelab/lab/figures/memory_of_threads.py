@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, lines_height, title
-from servelab.memory.activations import MemoryReport
+
+if TYPE_CHECKING:
+    from servelab.memory import MemoryReport
 
 MEGABYTE = 10**6
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from servelab.bench.sharing import SharingResult
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, lines_height, text_width
 from servelab.machine import this_machine
+
+if TYPE_CHECKING:
+    from servelab.bench.sharing import SharingResult
 
 ROW = 0.56  # inches
 EDGE = 0.2  # inches left and right
