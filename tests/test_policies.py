@@ -30,8 +30,10 @@ from servelab.trace import Stepped, lifecycles
 
 @pytest.mark.parametrize("budget", [0, 1, 4])
 def test_a_budget_that_leaves_somebody_without_a_token_is_refused(budget: int) -> None:
-    with pytest.raises(ValueError, match=f"max_tokens_per_step is {budget} and 5 may run.* use 5 or more"):
-        Continuous(5, max_tokens_per_step=budget)
+    with pytest.raises(
+        ValueError, match=f"5 requests run and computes {budget} tokens a step.* use 5 or more"
+    ):
+        simulate(users(["a"]), Continuous(5, max_tokens_per_step=budget))
 
 
 def test_the_least_budget_lets_everybody_begin() -> None:

@@ -148,13 +148,6 @@ class Continuous:
     max_concurrency: int
     max_tokens_per_step: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.max_tokens_per_step is not None and not self.max_tokens_per_step >= self.max_concurrency:
-            raise ValueError(
-                f"max_tokens_per_step is {self.max_tokens_per_step} and {self.max_concurrency} may run, so "
-                f"some would run without a token: use {self.max_concurrency} or more, or a lower limit."
-            )
-
     @property
     def capacity(self) -> int:
         return self.max_concurrency

@@ -37,6 +37,12 @@ def check_policy(policy: Policy, model: TokenModel) -> None:
             f"{described(policy)} lets {policy.capacity} requests run, but {model.name} has "
             f"{model.slots} slots: lower the limit or load the model with more slots."
         )
+    budget = getattr(policy, "max_tokens_per_step", None)
+    if budget is not None and not budget >= policy.capacity:  # vLLM refuses it too
+        raise ValueError(
+            f"{described(policy)} lets {policy.capacity} requests run and computes {budget} tokens a step, "
+            f"so some would run without a token: use {policy.capacity} or more, or a lower limit."
+        )
 
 
 def check_queue(max_queue_size: int, order: QueueOrder, ageing: float) -> None:
