@@ -1,8 +1,9 @@
 """The comparison of ways to share a model: same answers, stated threads, and no judgement on speed."""
 
 import json
+import multiprocessing
+import os
 import re
-import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -125,11 +126,31 @@ def test_each_way_runs_in_a_process_of_its_own(folder) -> None:
     assert result.requests_per_second == 4 / result.seconds
 
 
-def test_a_failure_in_that_process_is_said(folder, monkeypatch) -> None:
-    ended = subprocess.CompletedProcess([], 1, "", "Traceback ...\nOSError: no model there\n")
-    monkeypatch.setattr(sharing.subprocess, "run", lambda *_, **__: ended)
-    with pytest.raises(RuntimeError, match="'one at a time' could not be measured: OSError: no model there"):
+def test_a_failure_in_that_process_is_said(tmp_path) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"'one at a time' could not be measured: OSError: .*no file named"
+    ):
+        compare_sharing(2, 2, CONFIGURATIONS[:1], folder=tmp_path, progress=False)
+
+
+def test_a_process_that_takes_too_long_is_ended(folder, monkeypatch) -> None:
+    monkeypatch.setattr(sharing, "DEADLINE", 0.0)
+    with pytest.raises(RuntimeError, match=r"'one at a time' took more than 0 s: ask for fewer requests\."):
         compare_sharing(2, 2, CONFIGURATIONS[:1], folder=folder, progress=False)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_ends_itself_is_said(folder, monkeypatch) -> None:
+    monkeypatch.setattr(sharing, "_work", os._exit)
+    monkeypatch.setattr(sharing, "START", "fork")  # so that it finds what was changed here
+    with pytest.raises(RuntimeError, match="'one at a time' could not be measured: its process ended"):
+        compare_sharing(2, 2, CONFIGURATIONS[:1], folder=folder, progress=False)
+
+
+def test_the_environment_is_as_it_was(folder) -> None:
+    before = dict(os.environ)
+    compare_sharing(2, 2, [Configuration("", Way.THREADS, 1, 1)], folder=folder, progress=False)
+    assert dict(os.environ) == before
 
 
 def test_requests_must_reach_every_client() -> None:

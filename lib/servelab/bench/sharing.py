@@ -10,17 +10,18 @@ measuring is done in sharing_worker.py.
 
 from __future__ import annotations
 
-import json
 import math
+import multiprocessing
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,13 @@ PROMPT_TOKENS = 4  # a short query: reading the weights is most of the work, as 
 PROMPTS = 8  # different ones
 REQUESTS, CLIENTS = 32, 8
 DEADLINE = 300.0  # seconds for one way, start included
+ENDING = 10.0  # seconds for its process to end by itself
 # How long GNU's OpenMP lets a torch thread spin before it sleeps, as it is where nobody sets it. servelab
 # sets less for lessons beside a busy browser (see its __init__); servers are measured as they usually run.
 SPIN = "300000"
+
+
+LLAMA = "transformers.models.llama.modeling_llama"  # what a worker needs of transformers; seconds to import
 
 
 class Way(Enum):
@@ -135,43 +140,67 @@ def compare_sharing(
     return tuple(results)
 
 
+# What others fork from has torch and transformers loaded, but has never computed: it has no threads
+# that could be in the way. Elsewhere than on Linux forking is not safe, and each process loads them itself.
+START = "forkserver" if sys.platform == "linux" else "spawn"
+
+
 def _measured(
     configuration: Configuration, requests: int, clients: int, folder: Path, expected: Path
 ) -> SharingResult:
     """One configuration, in a process of its own."""
-    order = asdict(configuration) | {
-        "way": configuration.way.name,
-        "requests": requests,
-        "clients": clients,
-        "folder": str(folder),
-        "expected": str(expected),
-    }
-    threads = str(configuration.threads)
-    environment = os.environ | {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+    context: Any = multiprocessing.get_context(START)  # typed as if it could start no processes
+    context.set_forkserver_preload(["servelab.bench.sharing_worker", LLAMA])
+    ours, theirs = context.Pipe(duplex=False)
+    order = (configuration, requests, clients, str(folder), expected)
+    worker = context.Process(target=_work, args=(theirs, *order))
+    with _environment(configuration.threads):
+        worker.start()
+    theirs.close()  # so that its end is noticed here
+    try:
+        if not ours.poll(DEADLINE):
+            raise RuntimeError(
+                f"{configuration.name!r} took more than {DEADLINE:g} s: ask for fewer requests."
+            )
+        found: dict[str, Any] | str = ours.recv()
+    except EOFError:
+        found = "its process ended"
+    finally:
+        worker.join(ENDING)
+        worker.kill()
+        worker.join()
+    if isinstance(found, str):
+        raise RuntimeError(f"{configuration.name!r} could not be measured: {found}")
+    return SharingResult(configuration, folder.name, clients, requests, **found)
+
+
+def _work(theirs: Connection, *order: Any) -> None:
+    """In that process: measure, and send what was found, or why there is nothing."""
+    from servelab.bench import sharing_worker
+
+    try:
+        theirs.send(sharing_worker.measure(*order))
+    except Exception as error:
+        theirs.send(f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def _environment(threads: int) -> Iterator[None]:
+    """The variables that a process finds when it starts, and torch when it is loaded there."""
+    wanted = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         "GOMP_SPINCOUNT": SPIN,
         "HF_HUB_OFFLINE": "1",
         "TQDM_DISABLE": "1",
     }
+    before = dict(os.environ)
+    os.environ.update(wanted)
     try:
-        worker = subprocess.run(
-            [sys.executable, "-m", "servelab.bench.sharing_worker"],
-            input=json.dumps(order),
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=DEADLINE,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError(
-            f"{configuration.name!r} took more than {DEADLINE:g} s: ask for fewer requests."
-        ) from error
-    if worker.returncode != 0:
-        last = (worker.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise RuntimeError(f"{configuration.name!r} could not be measured: {last}")
-    found: dict[str, Any] = json.loads(worker.stdout.splitlines()[-1])
-    return SharingResult(configuration, folder.name, clients, requests, **found)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 ROUNDS = 3

@@ -1,17 +1,15 @@
 """The process in which one way of serving is measured; see sharing.py.
 
-Reads what to do from standard input and prints what it found as JSON. A request is one prompt; its answer is
-the logits of the last token. Starts quickly: loads what a plain Llama needs and nothing else.
+A request is one prompt; its answer is the logits of the last token. Starts quickly: loads what a plain Llama
+needs and nothing else.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import queue
 import statistics
-import sys
 import threading
 import time
 from collections import deque
@@ -340,19 +338,6 @@ def measure(
 
 
 def _memory(process: int) -> int:
-    """Bytes of a process; where the system tells, memory that several share is counted in parts."""
+    """Bytes of a process: this one whole; of others, where the system tells, what they share in parts."""
     found = psutil.Process(process).memory_full_info()
-    return int(getattr(found, "pss", found.rss))
-
-
-def main() -> None:
-    order = json.load(sys.stdin)
-    configuration = Configuration(order["name"], Way[order["way"]], order["at_once"], order["torch_threads"])
-    found = measure(
-        configuration, order["requests"], order["clients"], order["folder"], Path(order["expected"])
-    )
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()
+    return int(found.rss if process == os.getpid() else getattr(found, "pss", found.rss))
