@@ -324,6 +324,10 @@ PLAYED = {
     "goes_back": (("once = True\nx = 1", []), ("x += 1\nx", [result({"text/plain": "2"})])),
     "gives_another": (("x = 1", []), ("x", [result({"text/plain": "3"})])),
     "measures": (("pool = [1]", [], [rerun.MEASURED]), ("pool.pop()", [result({"text/plain": "1"})])),
+    "measures_less": (
+        ("from servelab.lab.measure import time_share\ntime_share()", [], [rerun.MEASURED]),
+        ("time_share() < 1", [result({"text/plain": "False"})]),
+    ),
     "cannot_go_back": (("'x' in globals()", [result({"text/plain": "False"})]), ("x = 1", [])),
 }
 
@@ -374,3 +378,7 @@ def test_nbval_runs_measured_cells_twice_too(played) -> None:
 
 def test_nbval_fails_where_a_lesson_cannot_go_back(played) -> None:
     assert played[0]["cannot_go_back"] == ["PASSED", "PASSED", "FAILED", "PASSED"]
+
+
+def test_what_is_measured_takes_less_time_the_second_time(played) -> None:
+    assert played[0]["measures_less"] == ["PASSED", "PASSED", "PASSED", "FAILED"]
