@@ -54,12 +54,25 @@ class Lifecycle:
     reason: FinishReason | None = None
     cause: str = ""
     token_times: list[float] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
+    # Which steps of the run it took part in, and its place in each: an object for every turn would cost more
+    # than the whole trace, so turns are made when somebody asks for them.
+    _steps: Sequence[Stepped] = field(default=(), repr=False)
+    _numbers: list[int] = field(default_factory=list, repr=False)
+    _places: list[int] = field(default_factory=list, repr=False)
 
     @property
     def served(self) -> bool:
         """Whether it was answered to the end."""
         return self.reason in SERVED
+
+    @property
+    def turns(self) -> list[Turn]:
+        """Its part in each step that it took part in."""
+        return [self._turn(*part) for part in zip(self._numbers, self._places, strict=True)]
+
+    def _turn(self, number: int, place: int) -> Turn:
+        step = self._steps[number]
+        return Turn(number, step.started, step.time, step.computed[place], step.tokens[place])
 
     @property
     def token_steps(self) -> list[int]:
@@ -99,11 +112,13 @@ def lifecycles(trace: Trace) -> list[Lifecycle]:
     """
     lives: list[Lifecycle] = []
     live: dict[str, Lifecycle] = {}
-    steps = admissions = 0
+    steps: list[Stepped] = []
+    admissions = 0
     for event in trace.events:
         match event:
             case Accepted():
-                life = Lifecycle(event.request, event.user, event.time, event.prompt, event.prompt_tokens)
+                about = (event.request, event.user, event.time, event.prompt, event.prompt_tokens)
+                life = Lifecycle(*about, _steps=steps)
                 lives.append(life)
                 live[event.request] = life
             case Refused():
@@ -114,20 +129,22 @@ def lifecycles(trace: Trace) -> list[Lifecycle]:
                     live[event.request].admission = admissions
                 admissions += 1
             case Stepped():
-                _take_turns(event, steps, live)
-                steps += 1
+                _take_turns(event, len(steps), live)
+                steps.append(event)
             case Finished() if event.request in live:
                 life = live.pop(event.request)
                 life.finished, life.reason, life.cause = event.time, event.reason, event.cause
     return lives
 
 
-def _take_turns(event: Stepped, step: int, live: dict[str, Lifecycle]) -> None:
-    for name, computed, token in zip(event.requests, event.computed, event.tokens, strict=True):
-        if name in live:
-            live[name].turns.append(Turn(step, event.started, event.time, computed, token))
+def _take_turns(event: Stepped, number: int, live: dict[str, Lifecycle]) -> None:
+    for place, (name, token) in enumerate(zip(event.requests, event.tokens, strict=True)):
+        life = live.get(name)
+        if life is not None:
+            life._numbers.append(number)
+            life._places.append(place)
             if token is not None:
-                live[name].token_times.append(event.time)
+                life.token_times.append(event.time)
 
 
 class QueueLengths(NamedTuple):
