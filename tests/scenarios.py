@@ -200,7 +200,7 @@ def arrivals(draw: st.DrawFn) -> tuple[Arrival, ...]:
             user=draw(st.sampled_from(["ann", "bob", "cy"])),
             priority=draw(st.integers(0, 2)),
             patience=draw(st.none() | st.floats(0, 2)),
-            max_queue_wait=draw(st.none() | st.floats(0, 1)),
+            max_queue_wait=draw(st.none() | st.floats(0, 1, exclude_min=True)),
         )
         for number, time in enumerate(times)
     )

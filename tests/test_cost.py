@@ -1,10 +1,14 @@
 """The cost model: its shape, and that fitting finds the constants that made a trace."""
 
+import random
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from servelab import Continuous, CostModel, poisson, simulate, users
+from servelab.trace import Stepped
 
 COST = CostModel()
 
@@ -56,3 +60,21 @@ def test_fitting_needs_two_sizes_of_step() -> None:
 def test_a_cost_model_that_is_no_line_is_refused() -> None:
     with pytest.raises(ValueError, match="two points"):
         CostModel(((1, 0.1),))
+
+
+@given(st.integers(0, 10**6), st.floats(0.0, 0.9))
+def test_a_fit_of_noisy_steps_never_falls(seed: int, noise: float) -> None:
+    """More tokens, or more keys, never take less time, however the measured steps scatter."""
+    draw = random.Random(seed)
+    trace = simulate(users(["a b c"] * 6, max_new_tokens=4), Continuous(3, max_tokens_per_step=6))
+    trace.events = [
+        replace(event, time=event.started + 0.02 * (1 + noise * draw.uniform(-1, 1)))
+        if isinstance(event, Stepped)
+        else event
+        for event in trace.events
+    ]
+    fitted = CostModel.fit([trace])
+    times = [fitted.seconds(paid, keys) for paid in range(1, 300, 7) for keys in (0,)]
+    assert times == sorted(times)
+    assert times[0] > 0
+    assert fitted.seconds(8, 100) <= fitted.seconds(8, 1000)

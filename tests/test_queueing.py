@@ -155,3 +155,28 @@ def test_nobody_is_overtaken_by_who_comes_much_later(arrived: list[tuple[float, 
 def test_an_ageing_that_means_nothing_is_refused(order: QueueOrder, ageing: float, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Engine(ScriptedModel.echo(), Sequential(), order=order, ageing=ageing)
+
+
+# -- requests that change while they wait ----------------------------------------------------
+
+
+@pytest.mark.parametrize("order", QueueOrder)
+def test_who_changes_while_waiting_keeps_its_place_and_is_not_lost(order: QueueOrder) -> None:
+    requests = people("aabc")
+    queue = filled(order, requests)
+    before = list(queue)
+    requests[1].priority, requests[1].user = -5, "z"
+    assert list(queue) == before
+    assert requests[1] in queue
+    queue.take(requests[1])
+    queue.discard(requests[0])
+    assert sorted(request.id for request in queue) == ["b2", "c3"]
+
+
+def test_a_change_in_the_queue_does_not_lose_the_request_for_the_engine() -> None:
+    here = Engine(ScriptedModel.echo(), Sequential(), order=QueueOrder.PRIORITY)
+    one, two = (here.submit(Request("a b", SamplingParams(max_new_tokens=2))) for _ in range(2))
+    two.priority = -1
+    while not (one.finished and two.finished):
+        here.step()
+    check_trace(here.trace)

@@ -6,6 +6,7 @@ hour passes at once. On a `WallClock` time passes by itself. Both begin at 0 and
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Protocol
 
@@ -40,7 +41,7 @@ class VirtualClock:
         self._now = max(self._now, moment)
 
     def elapse(self, seconds: float) -> None:
-        self._now += seconds
+        self._now += possible(seconds)
 
 
 class WallClock:
@@ -59,4 +60,11 @@ class WallClock:
             time.sleep(remaining)
 
     def elapse(self, seconds: float) -> None:
-        self.wait_until(self.now() + seconds)
+        self.wait_until(self.now() + possible(seconds))
+
+
+def possible(seconds: float) -> float:
+    """The same duration; raises ValueError for one that cannot pass."""
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"A step cannot take {seconds} seconds: let its cost be a number from 0.")
+    return seconds

@@ -15,14 +15,17 @@ from contextlib import contextmanager, nullcontext
 from itertools import count
 
 from servelab.clock import VirtualClock, WallClock
-from servelab.engine import Engine
+from servelab.engine import Engine, Idle
 from servelab.model import Step, StepCost, TokenModel
 from servelab.policies import Policy
 from servelab.queueing import QueueFull, QueueOrder
-from servelab.request import FinishReason, Request
+from servelab.request import FinishReason, InvalidRequest, Request
 from servelab.scripted import ScriptedModel
 from servelab.trace import Trace
+from servelab.validation import InvalidPlan
 from servelab.workloads import Arrival, Workload
+
+MOST_SLEEPS = 1000  # of a policy, one after the other with nothing in between
 
 OnStep = Callable[[Engine], None]
 OnArrival = Callable[[Request], None]
@@ -115,13 +118,17 @@ def run(
     on_step: OnStep | None = None,
     on_end: Callable[[], object] | None = None,
 ) -> None:
-    """Drive an engine until a workload is over.
+    """Drive an engine until a workload is over. Users arrive so many seconds after this call.
 
     on_arrival: called with each new request, before it is submitted.
     on_step: called with the engine after every step.
     on_end: called as each request ends or is refused.
     """
-    agenda = _Agenda(engine, workload, on_arrival, on_end)
+    began = engine.clock.now()  # an engine may be older than its run, and have run before
+    if not engine.trace.events:
+        engine.trace.began = began
+    agenda = _Agenda(engine, workload, began, on_arrival, on_end)
+    sleeping = _Sleeping(engine, agenda)
     try:
         while True:
             agenda.carry_out(until=engine.clock.now())
@@ -130,11 +137,10 @@ def run(
                 _complete(step, engine, agenda)
                 if on_step is not None:
                     on_step(engine)
-                continue
-            moments = [moment for moment in (step.wake_at, agenda.next_moment) if moment is not None]
-            if not moments:
+            elif (moment := sleeping.until(step)) is not None:
+                engine.clock.wait_until(moment)
+            else:
                 return
-            engine.clock.wait_until(min(moments))
     except BaseException:  # a learner's policy raised, or the cell was interrupted
         engine.close()
         raise
@@ -148,6 +154,29 @@ def _complete(step: Step, engine: Engine, agenda: _Agenda) -> None:
     engine.finish_step(step, outcomes)
 
 
+class _Sleeping:
+    """Until when there is nothing to do; and whether a policy only ever sleeps."""
+
+    def __init__(self, engine: Engine, agenda: _Agenda) -> None:
+        self._engine = engine
+        self._agenda = agenda
+        self._in_a_row = 0
+        self._seen = -1  # events when it last slept
+
+    def until(self, idle: Idle) -> float | None:
+        """The next moment at which something is due; None when the workload is over."""
+        events = self._engine.trace.dropped + len(self._engine.trace.events)
+        self._in_a_row = self._in_a_row + 1 if events == self._seen else 0
+        self._seen = events
+        coming = self._agenda.next_moment
+        if self._in_a_row > MOST_SLEEPS and coming is None:
+            raise InvalidPlan(
+                f"The policy slept {MOST_SLEEPS} times in a row and nobody else comes, so this never ends: "
+                "give somebody a token when the time that it asked for has come."
+            )
+        return min([moment for moment in (idle.wake_at, coming) if moment is not None], default=None)
+
+
 class _Agenda:
     """What users will do: arrive, and leave when their patience is at an end."""
 
@@ -155,6 +184,7 @@ class _Agenda:
         self,
         engine: Engine,
         workload: Iterable[Arrival],
+        began: float,
         on_arrival: OnArrival | None,
         on_end: Callable[[], object] | None,
     ) -> None:
@@ -164,7 +194,7 @@ class _Agenda:
         self._order = count()  # keeps arrivals at the same time in their order
         self._actions: list[tuple[float, bool, int, Arrival | Request]] = []
         for arrival in workload:
-            self._add(arrival.at, arrival)
+            self._add(began + arrival.at, arrival)
 
     def _add(self, moment: float, action: Arrival | Request) -> None:
         arrives = isinstance(action, Arrival)  # at one moment, who leaves makes room for who arrives
@@ -194,6 +224,11 @@ class _Agenda:
         try:
             self._engine.submit(request, at=moment)
         except QueueFull:
+            self._ended(request)
+            return
+        except InvalidRequest as error:  # of this user alone: the others go on
+            request.cause = str(error)
+            self._engine.refuse(request, request.cause, at=moment)
             self._ended(request)
             return
         if arrival.patience is not None:

@@ -27,7 +27,14 @@ from servelab.queueing import QueueFull, QueueOrder, RequestQueue, WaitingReques
 from servelab.request import FinishReason, Request, RequestState, shown_prompt
 from servelab.text import TextStream
 from servelab.trace import Accepted, Admitted, Evidence, Finished, Refused, Stepped, Trace, TraceHeader
-from servelab.validation import check_plan, check_policy, check_prompt, check_queue, check_request, described
+from servelab.validation import (
+    check_plan,
+    check_policy,
+    check_queue,
+    check_request,
+    described,
+    prompt_tokens,
+)
 
 log = logging.getLogger("servelab")
 
@@ -96,26 +103,22 @@ class Engine:
         """
         self._advance(at)
         check_request(request, self._live)
-        prompt_ids = self.model.encode(request.prompt)
-        check_prompt(len(prompt_ids), request.params.max_new_tokens, self.model.context_length)
+        prompt_ids = prompt_tokens(request, self.model)
         self._arrivals += 1
-        name = request.id or self._free_name()
-        user = request.user or name
-        shown = shown_prompt(request.prompt)
         if len(self._live) >= self.capacity + self.max_queue_size:
-            self.trace.record(Refused(time=self._time, request=name, user=user, prompt=shown))
-            self._notify()
+            self.refuse(request, at=at)
             raise QueueFull(
                 f"Too many requests: {len(self._running)} run and {len(self.waiting)} wait. Try again later."
             )
-        request.id, request.user = name, user
+        request.id = request.id or self._free_name()
+        request.user = request.user or request.id
         self._take_in(request, prompt_ids)
         self.trace.record(
             Accepted(
                 time=self._time,
-                request=name,
-                user=user,
-                prompt=shown,
+                request=request.id,
+                user=request.user,
+                prompt=shown_prompt(request.prompt),
                 prompt_tokens=len(prompt_ids),
                 token_limit=request.token_limit,
                 priority=request.priority,
@@ -125,14 +128,28 @@ class Engine:
         self._notify()
         return request
 
+    def refuse(self, request: Request, cause: str = "", *, at: float | None = None) -> None:
+        """Record that a request was turned away, under the names that it would have had.
+
+        cause: what is wrong with it; empty: there is no place.
+        """
+        self._advance(at)
+        name = str(request.id) or self._free_name()
+        user, prompt = str(request.user) or name, shown_prompt(request.prompt)
+        self.trace.record(Refused(time=self._time, request=name, user=user, prompt=prompt, cause=cause))
+        self._notify()
+
     def cancel(
         self, request: Request, reason: FinishReason = FinishReason.CANCELLED, *, at: float | None = None
     ) -> bool:
         """End a request before it is done. False: it is not here, or has ended already.
 
         While the model runs, a running request keeps its slot until the step is over; the
-        token it may still receive is then discarded.
+        token it may still receive is then discarded. Raises ValueError for a reason that only the
+        engine itself can find.
         """
+        if reason not in (FinishReason.CANCELLED, FinishReason.DISCONNECTED):
+            raise ValueError(f"{reason!r} is for the engine to find: cancel with CANCELLED or DISCONNECTED.")
         if self._live.get(request.id) is not request:
             return False
         self._advance(at)
@@ -213,10 +230,8 @@ class Engine:
             raise RuntimeError("This is not the step under way: finish each step that was begun, once.")
         self._advance(None)
         self._in_flight = None
-        if not isinstance(outcomes, Exception) and len(outcomes) != len(step.chunks):
-            outcomes = RuntimeError(
-                f"the model gave {len(outcomes)} outcomes for {len(step.chunks)} requests"
-            )
+        if not isinstance(outcomes, Exception):
+            outcomes = _one_for_each(outcomes, len(step.chunks))
         error = _sentence(outcomes) if isinstance(outcomes, Exception) else ""
         each = [outcomes] * len(step.chunks) if isinstance(outcomes, Exception) else outcomes
         tokens = tuple(map(self._apply, step.chunks, each))
@@ -233,14 +248,8 @@ class Engine:
         self._running.move_to_end(request)
         if request in self._ending:
             return None
-        if isinstance(outcome, Exception):
-            request.cause = _sentence(outcome)
-            self._ending[request] = FinishReason.FAILED
-            return None
-        if (outcome is not None) != chunk.samples:
-            request.cause = (
-                f"the model gave {outcome!r} where a token was {'' if chunk.samples else 'not '}due"
-            )
+        request.cause = self._problem(chunk, outcome)
+        if request.cause or isinstance(outcome, Exception):
             self._ending[request] = FinishReason.FAILED
             return None
         if outcome is not None:
@@ -252,6 +261,25 @@ class Engine:
             if request.on_text is not None:
                 self._calls.append((request, request.deliver_text))
         return outcome
+
+    def _problem(self, chunk: Chunk, outcome: Outcome) -> str:
+        """What is wrong with an outcome; empty when nothing is. A new token is asked for its text."""
+        if isinstance(outcome, Exception):
+            return _sentence(outcome)
+        if (outcome is not None) != chunk.samples:
+            return f"the model gave {outcome!r} where a token was {'' if chunk.samples else 'not '}due"
+        if outcome is None or outcome in self.trace.pieces:
+            return ""
+        if type(outcome) is not int:
+            return f"the model gave {outcome!r} for a token: give its id, an int"
+        try:
+            piece = self.model.piece(outcome)
+        except Exception as error:
+            return f"piece({outcome}) of the model raised {_sentence(error)}"
+        if not isinstance(piece, bytes):
+            return f"piece({outcome}) of the model gave {piece!r}: give bytes"
+        self.trace.learn_piece(outcome, piece)
+        return ""
 
     def _natural_end(self, request: Request, token: int) -> FinishReason | None:
         if token in self.model.stop_token_ids:
@@ -348,9 +376,6 @@ class Engine:
                 error=error,
             )
         )
-        for token in tokens:
-            if token is not None and token not in self.trace.pieces:
-                self.trace.learn_piece(token, self.model.piece(token))
 
     def _notify(self) -> None:
         """Make the callbacks that are due. The engine is settled by now, so they may call it in turn."""
@@ -396,6 +421,17 @@ def _next_chunk(request: Request, count: int) -> Chunk:
         )
     start = request.computed
     return Chunk(request, start, request.token_ids(start, start + count), count == request.uncomputed)
+
+
+def _one_for_each(outcomes: Sequence[Outcome], requests: int) -> Sequence[Outcome] | Exception:
+    """The outcomes, if they are one for each request; else what a learner's model did wrong."""
+    if not isinstance(outcomes, Sequence):
+        return RuntimeError(
+            f"run() of the model gave {type(outcomes).__name__}: return a list, one outcome for each request"
+        )
+    if len(outcomes) != requests:
+        return RuntimeError(f"the model gave {len(outcomes)} outcomes for {requests} requests")
+    return outcomes
 
 
 def _sentence(error: Exception) -> str:

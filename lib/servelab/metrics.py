@@ -24,6 +24,11 @@ class ServiceLevel:
     tpot: float | None = None
     e2e: float | None = None
 
+    def __post_init__(self) -> None:
+        for promised in (self.ttft, self.tpot, self.e2e):
+            if promised is not None and not promised >= 0:
+                raise ValueError(f"{self} promises {promised} s: use seconds from 0, or None for no promise.")
+
     def met_by(self, request: Lifecycle) -> bool:
         """Answered to the end, and every promise kept. A one-token answer has no TPOT to miss."""
         promises = ((self.ttft, request.ttft), (self.tpot, request.tpot), (self.e2e, request.e2e))
@@ -59,8 +64,7 @@ def summary(trace: Trace) -> Summary:
     """Throughput, latencies and occupancy of a run."""
     requests = request_metrics(trace)
     steps = list(trace.of_kind(Stepped))
-    began = trace.events[0].time if trace.dropped else 0.0  # of a bounded trace only the end is there
-    duration = trace.duration - began
+    duration = trace.duration
     tokens = sum(token is not None for step in steps for token in step.tokens)
     served = sum(request.served for request in requests)
     paid = sum(step.paid for step in steps)

@@ -51,29 +51,29 @@ class RequestQueue(Sequence[Request]):
         self.order = order
         self.ageing = ageing
         self._lanes: OrderedDict[object, Lane] = OrderedDict()
-        self._length = 0
+        # Remembered, because whoever waits may be given another priority or user meanwhile.
+        self._lane_of: dict[Request, object] = {}
 
     def add(self, request: Request) -> None:
         """Put a request at the end of its lane."""
-        self._lanes.setdefault(self._lane_of(request), OrderedDict())[request] = None
-        self._length += 1
+        lane = self._lane_of[request] = self._lane_for(request)
+        self._lanes.setdefault(lane, OrderedDict())[request] = None
 
     def take(self, request: Request) -> None:
         """Remove a request that is served now; in a fair queue its user's next turn comes last."""
-        key = self._lane_of(request)
+        lane = self._lane_of[request]
         self.discard(request)
-        if key in self._lanes:
-            self._lanes.move_to_end(key)
+        if lane in self._lanes:
+            self._lanes.move_to_end(lane)
 
     def discard(self, request: Request) -> None:
         """Remove a request that is not served: it was cancelled, or waited too long."""
-        key = self._lane_of(request)
-        del self._lanes[key][request]
-        if not self._lanes[key]:
-            del self._lanes[key]
-        self._length -= 1
+        lane = self._lane_of.pop(request)
+        del self._lanes[lane][request]
+        if not self._lanes[lane]:
+            del self._lanes[lane]
 
-    def _lane_of(self, request: Request) -> object:
+    def _lane_for(self, request: Request) -> object:
         match self.order:
             case QueueOrder.FIFO:
                 return None
@@ -96,7 +96,8 @@ class RequestQueue(Sequence[Request]):
 
         Within one lane it rises from the first to the last: they came in this order.
         """
-        return request.priority + (self.ageing * request.arrived if self.ageing else 0.0)
+        priority: int = self._lane_of[request]  # type: ignore[assignment]
+        return priority + (self.ageing * request.arrived if self.ageing else 0.0)
 
     def _in_turns(self) -> Iterator[Request]:
         """Everyone's first request, then everyone's second, and so on."""
@@ -111,10 +112,10 @@ class RequestQueue(Sequence[Request]):
             turns = still_waiting
 
     def __contains__(self, request: object) -> bool:
-        return isinstance(request, Request) and request in self._lanes.get(self._lane_of(request), ())
+        return isinstance(request, Request) and request in self._lane_of
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._lane_of)
 
     @overload
     def __getitem__(self, place: int) -> Request: ...
@@ -122,17 +123,17 @@ class RequestQueue(Sequence[Request]):
     def __getitem__(self, place: slice) -> list[Request]: ...
     def __getitem__(self, place: int | slice) -> Request | list[Request]:
         if isinstance(place, slice):
-            start, stop, step = place.indices(self._length)
+            start, stop, step = place.indices(len(self))
             if step > 0 and start >= stop:  # the usual case when nobody can be admitted: nothing to sort
                 return []
             if step < 0:
                 return list(self)[place]
             return list(islice(self, start, stop, step))
-        position = range(self._length)[place]  # an IndexError like any sequence's
+        position = range(len(self))[place]  # an IndexError like any sequence's
         return next(islice(self, position, None))
 
     def __repr__(self) -> str:
-        return f"<RequestQueue {self.order.value}: {self._length} waiting>"
+        return f"<RequestQueue {self.order.value}: {len(self)} waiting>"
 
 
 class WaitingRequests(Sequence[Request]):

@@ -107,7 +107,7 @@ class Request:
     id: unique among the requests an engine holds; empty lets the engine choose one.
     user: who asks. Fair queues and figures' colours go by it; empty means the id.
     priority: smaller is served earlier, in a queue ordered by priority.
-    max_queue_wait: seconds this request will wait in the request queue; None waits for ever.
+    max_queue_wait: seconds (above 0) this request will wait in the request queue; None waits for ever.
     on_text, on_finish: called with new text, and once at the end, after the engine has
         settled its own state; what they raise is logged and harms nobody.
     """
@@ -194,5 +194,7 @@ def shown_prompt(prompt: Prompt) -> str:
     """A prompt as a label shows it: the text, the last message, or how many tokens it has."""
     if isinstance(prompt, str):
         return prompt
+    if not isinstance(prompt, Sequence):  # refused, and shown as refused
+        return repr(prompt)
     last = prompt[-1] if prompt else None
     return last.get("content", "") if isinstance(last, dict) else f"{len(prompt)} tokens"

@@ -6,6 +6,7 @@ before; how long it takes, on a virtual clock, on two numbers, exactly.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ class ScriptedCost:
 
     initial_wait: float
     time_per_token: float
+
+    def __post_init__(self) -> None:
+        for name, seconds in (("initial_wait", self.initial_wait), ("time_per_token", self.time_per_token)):
+            if not 0 <= seconds < math.inf:
+                raise ValueError(f"{name} is {seconds}: use seconds from 0.")
 
     def step_seconds(self, step: Step) -> float:
         begins = any(chunk.start == 0 for chunk in step.chunks)

@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 from servelab.model import TokenModel
 from servelab.policies import Policy, StepPlan, View
 from servelab.queueing import QueueOrder
-from servelab.request import InvalidRequest, Request, RequestState
+from servelab.request import InvalidRequest, Prompt, Request, RequestState, SamplingParams
 
 
 class InvalidPlan(ValueError):
@@ -37,6 +37,9 @@ def check_policy(policy: Policy, model: TokenModel) -> None:
             f"{described(policy)} lets {policy.capacity} requests run, but {model.name} has "
             f"{model.slots} slots: lower the limit or load the model with more slots."
         )
+    wait = getattr(policy, "max_wait_time", 0.0)
+    if not 0 <= wait < math.inf:
+        raise ValueError(f"{described(policy)} waits {wait} s for a batch: let it wait a number from 0.")
     budget = getattr(policy, "max_tokens_per_step", None)
     if budget is not None and not budget >= policy.capacity:  # vLLM refuses it too
         raise ValueError(
@@ -76,22 +79,58 @@ def check_request(request: Request, taken: Container[str]) -> None:
         raise InvalidRequest(
             f"There is a request {request.id!r} already: choose another id, or leave it empty."
         )
-    if request.max_queue_wait is not None and not request.max_queue_wait >= 0:
-        raise InvalidRequest(f"max_queue_wait is {request.max_queue_wait}: use seconds from 0, or None.")
+    if not isinstance(request.params, SamplingParams):
+        raise InvalidRequest(f"params is {request.params!r}: use SamplingParams(max_new_tokens=…).")
     if not isinstance(request.priority, int):
         raise InvalidRequest(f"priority is {request.priority!r}: use a whole number.")
+    check_max_queue_wait(request.max_queue_wait)
+    _check_prompt(request.prompt)
 
 
-def check_prompt(prompt_tokens: int, max_new_tokens: int | None, context_length: int) -> None:
-    """Raise InvalidRequest unless prompt and answer fit into the context."""
-    if not prompt_tokens:
-        raise InvalidRequest("The prompt is empty: ask something.")
-    asked = max_new_tokens or 1
-    if prompt_tokens + asked > context_length:
+def check_max_queue_wait(seconds: float | None) -> None:
+    """Raise InvalidRequest for a wait that cannot be: at 0, nobody would ever be let in."""
+    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
         raise InvalidRequest(
-            f"A prompt of {prompt_tokens} tokens and an answer of {asked} or more exceed "
-            f"the context of {context_length}: shorten the prompt or ask for fewer new tokens."
+            f"max_queue_wait is {seconds!r}: use seconds above 0, or None to wait for as long as it takes."
         )
+
+
+def _check_prompt(prompt: Prompt) -> None:
+    if isinstance(prompt, str):
+        return
+    if isinstance(prompt, bytes | bytearray):
+        raise InvalidRequest("The prompt is bytes: give a text, as in prompt.decode().")
+    if not isinstance(prompt, Sequence):
+        raise InvalidRequest(
+            f"The prompt is {type(prompt).__name__}: give a text, a list of token ids, or chat messages."
+        )
+    if all(type(part) is int for part in prompt):
+        return
+    for number, message in enumerate(prompt, start=1):
+        said = [message.get(name) for name in ("role", "content")] if isinstance(message, Mapping) else [None]
+        if not all(isinstance(one, str) for one in said):
+            raise InvalidRequest(
+                f"Message {number} of the prompt is {message!r}: "
+                'each is like {"role": "user", "content": "What is a queue?"}.'
+            )
+
+
+def prompt_tokens(request: Request, model: TokenModel) -> list[int]:
+    """The prompt's token ids. Raises InvalidRequest unless prompt and answer fit into the context."""
+    token_ids = model.encode(request.prompt)
+    if not isinstance(token_ids, list):
+        raise TypeError(
+            f"encode() of {model.name} gave {type(token_ids).__name__}: return a list of token ids."
+        )
+    if not token_ids:
+        raise InvalidRequest("The prompt is empty: ask something.")
+    asked = request.params.max_new_tokens or 1
+    if len(token_ids) + asked > model.context_length:
+        raise InvalidRequest(
+            f"A prompt of {len(token_ids)} tokens and an answer of {asked} or more exceed the context "
+            f"of {model.context_length}: shorten the prompt or ask for fewer new tokens."
+        )
+    return token_ids
 
 
 # -- plans -----------------------------------------------------------------------------

@@ -37,6 +37,8 @@ class Arrival:
             raise ValueError(f"A user arrives at {self.at} s: use seconds from 0.")
         if self.patience is not None and not self.patience >= 0:
             raise ValueError(f"patience is {self.patience}: use seconds from 0, or None.")
+        if self.max_queue_wait is not None and not self.max_queue_wait > 0:
+            raise ValueError(f"max_queue_wait is {self.max_queue_wait}: use seconds above 0, or None.")
 
     def request(self) -> Request:
         """A new request to submit."""
@@ -75,6 +77,10 @@ def users(
     patience: float | None = None,
 ) -> Workload:
     """User 1, user 2, … with one prompt each. `at` and `max_new_tokens`: one for all, or one for each."""
+    if isinstance(prompts, str):
+        raise TypeError(
+            f"users() got one text: give a list with a prompt for each user, as in [{prompts!r}]."
+        )
     times = [at] * len(prompts) if isinstance(at, (int, float)) else at
     limits = max_new_tokens if isinstance(max_new_tokens, Sequence) else [max_new_tokens] * len(prompts)
     return Workload(
@@ -100,6 +106,8 @@ def poisson(
 
     Prompts of random token ids and answer lengths are uniform in the given ranges (inclusive).
     """
+    if not 0 < rate < math.inf:
+        raise ValueError(f"rate is {rate}: use arrivals per second, above 0.")
     random_source = random.Random(seed)
     arrivals = []
     time = 0.0

@@ -1,13 +1,30 @@
 """Traces: saving, loading, exporting, bounding; and counting without the engine's help."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from scenarios import Scenario, World, scenarios
 
-from servelab import Continuous, ScriptedModel, Trace, WallClock, replay, simulate, users
+from servelab import (
+    Continuous,
+    ScriptedModel,
+    ServiceLevel,
+    Trace,
+    WallClock,
+    goodput,
+    replay,
+    request_metrics,
+    requests_table,
+    simulate,
+    summary,
+    users,
+)
 from servelab.engine import Engine
+from servelab.lab.player.packing import packed
 from servelab.scripted import utf8_bytes
 from servelab.trace import Stepped, to_dataframe, to_perfetto
 from servelab.trace.lifecycles import lifecycles, queue_lengths
@@ -100,3 +117,66 @@ def test_nothing_in_a_header_names_this_place() -> None:
     assert platform.node() not in written
     assert getpass.getuser() not in written.replace("processor", "")
     assert "/" not in written.replace("tokens/s", "")
+
+
+# -- saving that fails, and files that are no traces ----------------------------------------
+
+
+def test_a_failed_save_leaves_the_older_trace_as_it_was(tmp_path) -> None:
+    trace = small()
+    path = trace.save(tmp_path / "trace.jsonl")
+    broken = replace(trace, events=[*trace.events, replace(trace.events[-1], request=object())])
+    with pytest.raises(TypeError, match="cannot be saved"):
+        broken.save(path)
+    assert Trace.load(path) == trace
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_times_of_numpy_are_saved_as_numbers(tmp_path) -> None:
+    trace = small()
+    trace.events = [replace(event, time=np.float64(event.time)) for event in trace.events]
+    assert Trace.load(trace.save(tmp_path / "trace")) == trace
+
+
+def test_a_file_cut_anywhere_is_refused_in_a_sentence(tmp_path) -> None:
+    path = small().save(tmp_path / "trace.jsonl")
+    whole = path.read_text(encoding="utf-8")
+    ends = [number for number, letter in enumerate(whole) if letter == "\n"]
+    cuts = {end + more for end in ends[:-1] for more in (0, 1, 9)} | {0, 1, 17}
+    for cut in cuts:
+        path.write_text(whole[:cut], encoding="utf-8")
+        with pytest.raises(ValueError, match=r"is not a whole servelab trace .*: save the trace again"):
+            Trace.load(path)
+
+
+FOREIGN = [b"[]\n", b"\xff\xfe\x00", b'"text"\n{"end": 0}\n', b"{}\n{}\n", b"null", b"7\n8"]
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+def test_a_foreign_file_is_refused_in_a_sentence(content: bytes, tmp_path) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="other is not a whole servelab trace"):
+        Trace.load(path)
+
+
+# -- bounded traces --------------------------------------------------------------------------
+
+
+@given(scenarios, st.integers(1, 40))
+def test_every_metric_of_a_bounded_trace_speaks_of_the_same_seconds(scenario: Scenario, bound: int) -> None:
+    whole = World(scenario).trace
+    bounded = Trace(whole.header, [], whole.pieces, max_events=bound)
+    for event in whole.events:
+        bounded.record(event)
+    total = summary(bounded)
+    assert total.duration == bounded.duration == bounded.end - bounded.began
+    assert 0 <= total.duration <= whole.duration
+    if not bounded.dropped:
+        assert total == summary(whole)
+    if total.duration:
+        everybody = goodput(bounded, ServiceLevel())
+        assert everybody == pytest.approx(total.requests_per_second)
+    assert len(requests_table(bounded)) == len(request_metrics(bounded)) == total.accepted
+    assert queue_lengths(lifecycles(bounded))[0].time == 0.0
+    packed(bounded)

@@ -3,7 +3,7 @@
 Written without the engine and deliberately unlike it, so that a mistake in one is not
 repeated in the other. It sees only what the trace says: not the model, not the texts.
 
-The rules: time does not run backwards. A request is accepted exactly when
+The rules: time does not run backwards. A request with which nothing is wrong is accepted exactly when
 `waiting + running < capacity + max_queue_size`, and otherwise refused. Every accepted request
 is admitted at most once, never more than `capacity` run at once, and each ends exactly once,
 for a reason that its tokens bear out. One step at a time; it computes known tokens of running
@@ -115,7 +115,7 @@ class _Judge:
         self.live[event.request] = _Life(event.prompt_tokens, event.token_limit, event.time + wait)
 
     def _refused(self, event: Refused) -> Iterator[str]:
-        if self._has_place():
+        if self._has_place() and not event.cause:
             yield f"{event.request} is refused although there is a place"
 
     def _admitted(self, event: Admitted) -> Iterator[str]:

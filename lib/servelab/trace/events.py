@@ -27,12 +27,16 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A request arrived and found no place. It never began, so it never ends."""
+    """A request arrived and was turned away. It never began, so it never ends.
+
+    cause: what is wrong with the request; empty: it found no place.
+    """
 
     time: float
     request: str
     user: str
     prompt: str
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

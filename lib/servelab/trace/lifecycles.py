@@ -38,6 +38,7 @@ class Turn(NamedTuple):
 class Lifecycle:
     """What one request experienced. Seconds of the run; None where it did not come to that.
 
+    cause: why it failed, or what was wrong with it when it was refused.
     admission: how many had been admitted before it.
     token_times: when each token came.
     """
@@ -122,7 +123,8 @@ def lifecycles(trace: Trace) -> list[Lifecycle]:
                 lives.append(life)
                 live[event.request] = life
             case Refused():
-                lives.append(Lifecycle(event.request, event.user, event.time, event.prompt, refused=True))
+                about_it = (event.request, event.user, event.time, event.prompt)
+                lives.append(Lifecycle(*about_it, refused=True, cause=event.cause))
             case Admitted():
                 if event.request in live:
                     live[event.request].admitted = event.time

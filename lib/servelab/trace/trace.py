@@ -18,7 +18,7 @@ from servelab.request import FinishReason
 from servelab.text import visible_piece
 from servelab.trace.events import EVENT_KINDS, Event, Stepped
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Kind = TypeVar("Kind", bound=Event)
 
 
@@ -33,7 +33,7 @@ class Evidence(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceHeader:
-    """The conditions of a run. Times in its events are seconds since the run began."""
+    """The conditions of a run. Times in its events are seconds since the engine's clock was made."""
 
     evidence: Evidence
     model: str
@@ -51,12 +51,17 @@ class TraceHeader:
     schema_version: int = SCHEMA_VERSION
 
 
+class _OtherSchema(ValueError):
+    """Written by another version of servelab."""
+
+
 @dataclass
 class Trace:
     """Header, events in order of time, and the text of each token that occurs.
 
     max_events: keep only about the newest so many (a live server runs for months);
         `dropped` counts those let go.
+    began: when the run did (an engine may be older than its run), or what is left of it.
     """
 
     header: TraceHeader
@@ -64,6 +69,11 @@ class Trace:
     pieces: dict[int, str] = field(default_factory=dict)
     max_events: int | None = None
     dropped: int = 0
+    began: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_events is not None and not self.max_events >= 1:
+            raise ValueError(f"max_events is {self.max_events}: keep 1 or more, or all of them with None.")
 
     def record(self, event: Event) -> None:
         self.events.append(event)
@@ -72,6 +82,8 @@ class Trace:
             surplus = max(1, self.max_events // 2)
             del self.events[:surplus]
             self.dropped += surplus
+            first = self.events[0]
+            self.began = first.started if isinstance(first, Stepped) else first.time
 
     def learn_piece(self, token_id: int, piece: bytes) -> None:
         self.pieces[token_id] = visible_piece(piece)
@@ -80,9 +92,14 @@ class Trace:
         return (event for event in self.events if isinstance(event, kind))
 
     @property
+    def end(self) -> float:
+        """The time of the last event."""
+        return self.events[-1].time if self.events else self.began
+
+    @property
     def duration(self) -> float:
-        """Seconds from the beginning of the run to its last event."""
-        return self.events[-1].time if self.events else 0.0
+        """Seconds from the beginning of the run (or of what is left of it) to its last event."""
+        return self.end - self.began
 
     def __repr__(self) -> str:
         steps = sum(1 for _ in self.of_kind(Stepped))
@@ -90,42 +107,69 @@ class Trace:
         return f"<Trace: {header.policy}, {len(self.events)} events, {steps} steps, {header.evidence.value}>"
 
     def save(self, path: str | Path) -> Path:
-        """Write one JSON line for the header and one for each event."""
+        """Write a JSON line for the header, one for each event, and an end mark.
+
+        Written beside and renamed, so that a save that fails leaves an older trace as it was.
+        """
         path = Path(path)
-        with path.open("w", encoding="utf-8") as file:
-            first = asdict(self.header) | {"evidence": self.header.evidence.name}
-            first |= {"pieces": self.pieces, "dropped": self.dropped, "max_events": self.max_events}
-            file.write(json.dumps(first) + "\n")
-            file.writelines(json.dumps(_as_json(event)) + "\n" for event in self.events)
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        try:
+            with unfinished.open("w", encoding="utf-8") as file:
+                file.writelines(_json_line(line) for line in self._lines())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
         return path
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        first = asdict(self.header) | {"evidence": self.header.evidence.name, "pieces": self.pieces}
+        yield first | {"dropped": self.dropped, "max_events": self.max_events, "began": self.began}
+        yield from map(_as_json, self.events)
+        yield {"end": len(self.events)}
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Read a saved trace. Raises ValueError, with a sentence, for a file that is not one."""
-        with Path(path).open(encoding="utf-8") as file:
-            try:
-                return cls._read(json.loads(file.readline()), [json.loads(line) for line in file])
-            except (KeyError, TypeError, json.JSONDecodeError) as error:
-                raise ValueError(
-                    f"{Path(path).name} is not a whole servelab trace ({error}): save the trace again."
-                ) from error
+        """Read a saved trace. Raises ValueError, with a sentence, for a file that is not a whole one."""
+        try:
+            lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+            first, *events, last = lines
+            if last != {"end": len(events)}:
+                raise ValueError("its end is missing")
+            return cls._read(first, events)
+        except _OtherSchema:
+            raise
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{Path(path).name} is not a whole servelab trace ({error}): save the trace again."
+            ) from error
 
     @classmethod
     def _read(cls, first: dict[str, Any], events: list[dict[str, Any]]) -> Trace:
         if first["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(
+            raise _OtherSchema(
                 f"This trace has schema version {first['schema_version']}, and this servelab reads "
                 f"{SCHEMA_VERSION}: run the experiment again to write a new one."
             )
         pieces = {int(token_id): piece for token_id, piece in first.pop("pieces").items()}
-        dropped, max_events = first.pop("dropped"), first.pop("max_events")
+        rest = {name: first.pop(name) for name in ("dropped", "max_events", "began")}
         first["evidence"] = Evidence[first["evidence"]]
         first["machine"] = Machine(**first["machine"])
         first["stop_token_ids"] = tuple(first["stop_token_ids"])
-        return cls(TraceHeader(**first), [_from_json(event) for event in events], pieces, max_events, dropped)
+        return cls(TraceHeader(**first), [_from_json(event) for event in events], pieces, **rest)
 
 
 _KIND_NAMES = {kind.__name__: kind for kind in EVENT_KINDS}
+
+
+def _json_line(values: dict[str, Any]) -> str:
+    return json.dumps(values, default=_plain_number) + "\n"
+
+
+def _plain_number(value: Any) -> Any:
+    """Numbers of numpy and torch as Python's own; anything else is an error."""
+    if not hasattr(value, "item"):
+        raise TypeError(f"{value!r} cannot be saved in a trace.")
+    return value.item()
 
 
 def _as_json(event: Event) -> dict[str, Any]:

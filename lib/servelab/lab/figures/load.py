@@ -45,7 +45,7 @@ def load_panels(trace: Trace, *, says: str, tops: tuple[float, float, float] | N
         _dots(panels[2], talked, gaps, "gap between tokens, seconds (95th percentile of each answer)")
         panels[2].axhline(READING_PACE, color=palette.FAINT, linestyle="--", linewidth=1)
         panels[2].text(
-            trace.duration,
+            trace.end,
             READING_PACE,
             "reading pace: 4 tokens a second ",
             ha="right",
@@ -58,7 +58,7 @@ def load_panels(trace: Trace, *, says: str, tops: tuple[float, float, float] | N
         for panel, top in zip(panels, tops or (), strict=False):
             panel.set_ylim(top=top)
         panels[2].set_ylim(top=max(panels[2].get_ylim()[1], READING_PACE * 1.6))
-        panels[2].set_xlim(0, trace.duration or 1.0)
+        panels[2].set_xlim(trace.began, trace.end if trace.duration else trace.began + 1.0)
         panels[2].set_xlabel(f"seconds   ·   {trace.header.model}   ·   {trace.header.evidence.value}")
         title(figure, panels[0], says)
     return Drawing(figure, _words(trace, says, lengths, ttfts, gaps))

@@ -32,7 +32,7 @@ def queue_state(trace: Trace, *, says: str = "") -> Drawing:
         waiting, running = figure.subplots(2, 1, sharex=True)
         top = 1 - (0.45 + lines_height(says)) / height
         figure.subplots_adjust(left=0.1, right=0.97, top=top, bottom=0.78 / height, hspace=0.35)
-        end = max(trace.duration, 1e-9)
+        end = max(trace.end, trace.began + 1e-9)
         room = trace.header.max_queue_size
         _steps(waiting, lengths, [one.waiting for one in lengths], end, palette.WAITING)
         _steps(running, lengths, [one.running for one in lengths], end, palette.USER_COLOURS[0])
@@ -42,7 +42,7 @@ def queue_state(trace: Trace, *, says: str = "") -> Drawing:
         _name_panel(running, "processing queue: running", limit, f"limit {limit}", limit)
         _mark_refusals(waiting, refused)
         _mark_leavers(running, left)
-        running.set_xlim(0, end)
+        running.set_xlim(trace.began, end)
         running.set_xlabel(f"seconds\n{trace.header.model}   ·   {trace.header.evidence.value}")
         title(figure, waiting, says)
     return Drawing(figure, _words(trace, lengths, refused, left, says))
@@ -52,7 +52,7 @@ def draw_queue_strip(axes: Axes, trace: Trace, lives: Sequence[Lifecycle], windo
     """Both queues in one small panel under another figure, on that figure's axis."""
     lengths = _settled(queue_lengths(lives))
     place = window.scale.place
-    places = [*(place(one.time) for one in lengths), max(window.stop, place(trace.duration))]
+    places = [*(place(one.time) for one in lengths), max(window.stop, place(trace.end))]
     waiting = [one.waiting for one in lengths]
     running = [one.running for one in lengths]
     axes.fill_between(

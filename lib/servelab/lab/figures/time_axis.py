@@ -22,13 +22,19 @@ class Scale:
         steps = list(trace.of_kind(Stepped))
         self.starts = [step.started for step in steps]
         self.ends = [step.time for step in steps]
+        self.began = trace.began
+
+    @property
+    def begin(self) -> float:
+        """The place where the run begins."""
+        return 0.0 if self.axis is TimeAxis.STEPS else self.began
 
     @property
     def end(self) -> float:
         """The place where the run is over."""
         if self.axis is TimeAxis.STEPS:
             return float(len(self.starts))
-        return self.ends[-1] if self.ends else 1.0
+        return self.ends[-1] if self.ends else self.began + 1.0
 
     def place(self, time: float) -> float:
         """On the step axis, a moment inside a step lies inside its cell, and idle time has no width."""

@@ -71,20 +71,22 @@ def interleaving_timeline(
     trace: Trace,
     *,
     axis: TimeAxis | str = TimeAxis.STEPS,
-    start: float = 0,
+    start: float | None = None,
     stop: float | None = None,
     says: str = "",
     most_rows: int = 8,
 ) -> Drawing:
     """Draw who computed when.
 
-    start, stop: the window, in steps or in seconds; without `stop`, as much as fits legibly.
+    start, stop: the window, in steps or in seconds; without `start`, from the beginning of the run, and
+        without `stop`, as much as fits legibly.
     says: the title, a sentence that names what is to be seen.
     """
     axis = TimeAxis(axis)
     lives = lifecycles(trace)
     rows = [(life, cells_of(life, trace)) for life in lives[:most_rows]]
     scale = Scale(trace, axis)
+    start = scale.begin if start is None else start
     if stop is None:
         stop = _legible_stop(scale, [cell for _, cells in rows for cell in cells], start)
     window = Window(scale, start, stop, palette.WIDTH - LABELS - MARGIN)
@@ -145,7 +147,7 @@ class _Row:
         self._name(life)
         arrived = self.window.scale.place(life.arrived)
         if life.refused:
-            self._refused(arrived)
+            self._refused(arrived, life.cause or "the queue is full")
             return
         self._waiting(life, arrived)
         self._thread(life)
@@ -162,11 +164,11 @@ class _Row:
         left = self.window.start - 0.08 * self.window.inch
         self.axes.text(left, self.y, life.user + prompt, ha="right", va="center", linespacing=1.3)
 
-    def _refused(self, arrived: float) -> None:
+    def _refused(self, arrived: float, why: str) -> None:
         if self.window.shows(arrived):
             cross = {"marker": "x", "color": palette.REFUSED, "markersize": 9, "markeredgewidth": 2.2}
             self.axes.plot([arrived], [self.y], **cross)  # type: ignore[arg-type]
-            self._beside(arrived, "refused: the queue is full")
+            self._beside(arrived, cut_to(f"refused: {why}", self.window.inches - 0.3))
 
     def _beside(self, x: float, words: str) -> None:
         """Words to the right of a place, or to its left where the axes end."""
@@ -248,7 +250,7 @@ def _finish(axes: Axes, strip: Axes, trace: Trace, window: Window) -> None:
         spine.set_visible(False)
     what = "model step" if window.scale.axis is TimeAxis.STEPS else "seconds"
     part = ""
-    if window.stop < window.scale.end or window.start > 0:
+    if window.stop < window.scale.end or window.start > window.scale.begin:
         part = f", {window.start:.3g} to {window.stop:.3g} of {window.scale.end:.3g}"
     stripes = "striped: the prompt is computed"
     strip.set_xlabel(
@@ -267,7 +269,7 @@ def _words(trace: Trace, rows: Sequence[tuple[Lifecycle, list[Cell]]], says: str
     lines = [f"Interleaving timeline by {axis.value} ({trace.header.evidence.value}). {says}"]
     for life, cells in rows:
         if life.refused:
-            lines.append(f"{life.user} is refused.")
+            lines.append(f"{life.user} is refused{f' ({life.cause})' if life.cause else ''}.")
             continue
         steps = [cell.turn.step for cell in cells]
         turns = f"computes in steps {_ranges(steps)}" if steps else "never computes"

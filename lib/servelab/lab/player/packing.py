@@ -28,15 +28,14 @@ def packed(trace: Trace) -> dict[str, Any]:
     """The trace as values that JSON can hold; `moments.js` reads them."""
     columns = _Columns(trace)
     header = trace.header
-    first = trace.events[0] if trace.dropped else None
     return {
         "policy": header.policy,
         "model": header.model,
         "evidence": header.evidence.value,
         "capacity": header.capacity,
         "maxQueueSize": header.max_queue_size,
-        "start": (first.started if isinstance(first, Stepped) else first.time) if first else 0.0,
-        "end": trace.duration,
+        "start": trace.began,
+        "end": trace.end,
         "users": columns.users,
         "prompts": columns.prompts,
         "pieces": [_piece(trace.pieces.get(token, "")) for token in columns.token_ids],
