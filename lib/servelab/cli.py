@@ -7,7 +7,10 @@ Whatever goes wrong for a known reason is one sentence and a non-zero exit.
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -18,34 +21,57 @@ BENCHES = ("core", "sharing")  # each a file in bench/
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a letter shows a question mark
+            stream.reconfigure(errors="replace")
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.run is None:
         parser.print_help()
         return 0
     try:
-        return int(options.run(options))
+        _require_writable(getattr(options, "output", None) or getattr(options, "folder", None))
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        return 130
+        return _said("Stopped.", 130)
+    except BrokenPipeError:  # whoever read has seen enough, as in `servelab doctor | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ModuleNotFoundError as missing:
         if str(missing.name).startswith("servelab"):
             raise
-        print(f"servelab: this needs {missing.name}: run `pip install 'servelab[course]'`.", file=sys.stderr)
-        return 1
+        return _said(f"servelab: this needs {missing.name}: run `pip install 'servelab[course]'`.")
     except Exception as error:
-        if not _is_known(error):
+        if not _is_for_readers(error):
             raise
-        print(f"servelab: {error}", file=sys.stderr)
-        return 1
+        return _said(f"servelab: {error}")
 
 
-def _is_known(error: Exception) -> bool:
-    """Errors whose message was written for the person at the terminal."""
-    from servelab.models.smollm2 import WeightsError
-    from servelab.request import InvalidRequest
+def _said(sentence: str, status: int = 1) -> int:
+    print(sentence, file=sys.stderr)
+    return status
 
-    return isinstance(error, WeightsError | InvalidRequest | OSError)
+
+def _is_for_readers(error: Exception) -> bool:
+    """Whether its message was written for the person at the terminal: errors of our own, and the system's."""
+    ours = type(error).__module__.partition(".")[0] == "servelab"
+    return ours or isinstance(error, OSError)
+
+
+def _require_writable(target: Path | None) -> None:
+    """Find out before the work, and not after it, that its result could not be saved."""
+    if target is None:
+        return
+    there = next(place for place in (target.absolute(), *target.absolute().parents) if place.exists())
+    folder = there if there.is_dir() else there.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise PermissionError(f"{folder} cannot be written ({reason}): name another place.") from problem
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -121,6 +121,17 @@ def test_the_cache_is_where_the_system_keeps_caches(system, variables, expected,
     assert smollm2.cache_folder() == Path(expected)
 
 
+@pytest.mark.parametrize("manifest", ["[]", "{}", "null", '"text"', "not JSON", '{"config.json": "two"}'])
+def test_a_damaged_manifest_is_no_way_out_but_a_fetch(manifest: str, cache: Path, programs: Programs) -> None:
+    ready = smollm2.fetch(progress=False)
+    whole = (ready / smollm2.MANIFEST).read_text(encoding="utf-8")
+    (ready / smollm2.MANIFEST).write_text(manifest, encoding="utf-8")
+    with pytest.raises(smollm2.WeightsMissing, match="fetch them with `servelab weights`"):
+        smollm2.folder()
+    assert smollm2.fetch(progress=False) == ready == smollm2.folder()
+    assert (ready / smollm2.MANIFEST).read_text(encoding="utf-8") == whole
+
+
 @pytest.mark.usefixtures("cache")
 def test_missing_weights_name_the_three_ways_and_the_scripted_model() -> None:
     with pytest.raises(smollm2.WeightsMissing) as failure:

@@ -195,7 +195,9 @@ def _put_in_place(made: Path, place: Path, is_good: Callable[[Path], bool]) -> N
 def _is_whole(ready: Path) -> bool:
     """Are all files there, at the size they were written? Takes microseconds, so it can be asked often."""
     try:
-        sizes: dict[str, int] = json.loads((ready / MANIFEST).read_text(encoding="utf-8"))
+        sizes = json.loads((ready / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(sizes, dict) or "config.json" not in sizes:
+            return False  # somebody else's file, or a damaged one
         return all((ready / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False
