@@ -106,7 +106,7 @@ class Engine:
         prompt_ids = prompt_tokens(request, self.model)
         self._arrivals += 1
         if len(self._live) >= self.capacity + self.max_queue_size:
-            self.refuse(request, at=at)
+            self._record_refusal(request)
             raise QueueFull(
                 f"Too many requests: {len(self._running)} run and {len(self.waiting)} wait. Try again later."
             )
@@ -134,6 +134,9 @@ class Engine:
         cause: what is wrong with it; empty: there is no place.
         """
         self._advance(at)
+        self._record_refusal(request, cause)
+
+    def _record_refusal(self, request: Request, cause: str = "") -> None:
         name = str(request.id) or self._free_name()
         user, prompt = str(request.user) or name, shown_prompt(request.prompt)
         self.trace.record(Refused(time=self._time, request=name, user=user, prompt=prompt, cause=cause))
