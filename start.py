@@ -461,7 +461,7 @@ STAGES = (
     Stage("ruff check", ("-m", "ruff", "check", ".")),
     Stage("ruff format", ("-m", "ruff", "format", "--check", ".")),
     Stage("mypy", ("-m", "mypy")),
-    Stage("pytest", ("-m", "pytest", f"--ignore={BROWSER_TEST}")),
+    Stage("pytest", ("-m", "pytest", "-n", "2", "--dist", "loadfile", f"--ignore={BROWSER_TEST}")),
     Stage("notebooks", ("tools/rerun.py",)),
     Stage("browser", ("-m", "pytest", BROWSER_TEST)),
 )
