@@ -4,11 +4,12 @@ import dataclasses
 import itertools
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import pairwise
 from operator import getitem
@@ -36,7 +37,6 @@ from servelab.thread_safety import (
     Ending,
     Exploration,
     explore,
-    interleavings,
     replay,
     turnstile,
 )
@@ -84,18 +84,15 @@ def all_of(section: CriticalSection, **options: Any) -> Exploration:
     return explore(section, progress=False, **options)
 
 
-def runs_of(section: CriticalSection, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Any]:
-    """Each run of an exploration with the choices made in it."""
-    seen, original = [], interleavings._run
+def every_schedule(section: CriticalSection, **options: Any) -> list[str]:
+    """Those of all runs, in their order: each of them breaks."""
 
-    def run(*arguments: Any, **settings: Any) -> Any:
-        seen.append(original(*arguments, **settings))
-        return seen[-1]
+    def wrong(*_: Any) -> None:
+        raise AssertionError("as asked")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(interleavings, "_run", run)
-        all_of(section, **options)
-    return seen
+    found = all_of(dataclasses.replace(section, check=wrong), **options)
+    assert found.complete
+    return [one.schedule for one in found.broken]
 
 
 # The smallest race.
@@ -415,31 +412,41 @@ def test_what_can_be_seen_is_merged() -> None:
 # The order in which they are run.
 
 
-def forced_switches(choices: list[Any]) -> int:
-    return sum(one.current is not None and one.taken != one.current for one in choices)
+def forced_switches(order: Sequence[str]) -> int:
+    """Where nobody ever waits: how often a thread is held that has more to do."""
+    return sum(
+        one != other and one in order[place:] for place, (one, other) in enumerate(pairwise(order), start=1)
+    )
+
+
+def letters(schedule: str) -> str:
+    """`py3.11:A1 B3 A2` as `ABBBAA`."""
+    return "".join(
+        name * int(times) for name, times in re.findall(r"([ABC])(\d+)", schedule.partition(":")[2])
+    )
+
+
+def test_the_fewest_forced_switches_come_first() -> None:
+    switches = [forced_switches(letters(one)) for one in every_schedule(counting(add), merge=False)]
+    assert len(switches) == 20
+    assert switches == sorted(switches)
 
 
 @pytest.mark.parametrize("task", [add, add_under_lock])
-@pytest.mark.parametrize("merge", [True, False])
-def test_the_fewest_forced_switches_come_first_and_no_interleaving_twice(
-    task: Callable[[Any], None], merge: bool, monkeypatch: pytest.MonkeyPatch
+def test_no_interleaving_is_run_twice_and_those_within_a_limit_come_first(
+    task: Callable[[Any], None],
 ) -> None:
-    runs = runs_of(counting(task), monkeypatch, merge=merge)
-    switches = [forced_switches(choices) for _, choices, _ in runs]
-    assert switches == sorted(switches)
-    schedules = [run.schedule for run, _, _ in runs]
-    assert len(set(schedules)) == len(schedules)
+    every = every_schedule(counting(task), merge=False)
+    assert len(set(every)) == len(every) == all_of(counting(task)).interleavings
+    for limit in range(6):
+        within = every_schedule(counting(task), switches=limit)
+        assert within == every[: len(within)]
+    assert within == every
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 9])
 def test_a_limit_of_switches(limit: int) -> None:
-    forced = [
-        sum(
-            one != other and one in order[place:]
-            for place, (one, other) in enumerate(pairwise(order), start=1)
-        )
-        for order in set(itertools.permutations("AAABBB"))
-    ]
+    forced = [forced_switches(order) for order in set(itertools.permutations("AAABBB"))]
     found = all_of(counting(add), switches=limit)
     assert found.runs == found.interleavings == sum(one <= limit for one in forced)
     assert found.complete
@@ -599,7 +606,7 @@ module_lock = threading.Lock()
 
 
 def test_a_lock_that_the_scheduler_cannot_know_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turnstile.Turnstile.__init__, "__defaults__", (0.05,))
+    monkeypatch.setattr(turnstile, "PATIENCE", 0.05)
 
     def task(tally: Tally) -> None:
         with module_lock:

@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from servelab.memory import graph_bytes
 from servelab.thread_safety import specimens
-from servelab.values.copying import fresh_copy
 from servelab.thread_safety.hammer import hammer
-from servelab.values.comparing import differences, leaves
 from servelab.thread_safety.specimens import Specimen
+from servelab.values.comparing import differences, leaves
+from servelab.values.copying import fresh_copy
 
 GIVE_UP = 20.0  # seconds; decides nothing, only ends a test that is broken
 MOMENT = 0.02  # seconds for which a twin's second thread may wait at a lock

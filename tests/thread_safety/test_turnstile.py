@@ -25,9 +25,9 @@ def by_turns(able: Sequence[str], current: str | None) -> str:
     return next((name for name in able if name != current), able[0])
 
 
-def through(works: Mapping[str, Callable[[], Any]], decide: Any = first_come, **options: Any) -> Turnstile:
+def through(works: Mapping[str, Callable[[], Any]], decide: Any = first_come) -> Turnstile:
     """One run."""
-    turnstile = Turnstile(decide, **options)
+    turnstile = Turnstile(decide)
     turnstile.run(works, lambda: None)
     return turnstile
 
@@ -159,7 +159,8 @@ def test_code_that_catches_every_exception_is_unwound_all_the_same() -> None:
     assert unwound == ["passed"]
 
 
-def test_a_lock_that_nobody_knows_is_a_sentence_and_no_hang() -> None:
+def test_a_lock_that_nobody_knows_is_a_sentence_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turnstile_module, "PATIENCE", MOMENT)
     unknown = threading.Lock()
     unknown.acquire()
 
@@ -169,7 +170,7 @@ def test_a_lock_that_nobody_knows_is_a_sentence_and_no_hang() -> None:
             pass
 
     with pytest.raises(Stuck, match="make the locks in `build`"):
-        through({"A": work, "B": steps_of([], 1)}, patience=MOMENT)
+        through({"A": work, "B": steps_of([], 1)})
     unknown.release()
     for thread in scheduled_threads():
         thread.join(10)
@@ -208,7 +209,8 @@ def test_what_deciding_raises_comes_out(place: int) -> None:
         assert not thread.is_alive()
 
 
-def test_stopping_the_notebook_stops_the_threads() -> None:
+def test_stopping_the_notebook_stops_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turnstile_module, "PATIENCE", MOMENT)
     stopped, worked = threading.Event(), []
 
     def interrupts() -> None:
@@ -221,7 +223,7 @@ def test_stopping_the_notebook_stops_the_threads() -> None:
         worked.append("B")
 
     with pytest.raises(KeyboardInterrupt):
-        through({"A": interrupts, "B": goes_on}, patience=MOMENT)
+        through({"A": interrupts, "B": goes_on})
     stopped.set()
     for thread in scheduled_threads():
         thread.join(10)
@@ -320,7 +322,8 @@ def test_a_plain_lock_may_be_released_by_another_thread_but_not_twice() -> None:
 
 
 def test_a_condition_gives_its_lock_away_while_it_waits() -> None:
-    condition, items = ScheduledCondition(), []
+    lock, items = ScheduledRLock(), []
+    condition = ScheduledCondition(lock)
 
     def consumer() -> int:
         here().point()
@@ -340,18 +343,19 @@ def test_a_condition_gives_its_lock_away_while_it_waits() -> None:
     for decide in (first_come, by_turns):
         turnstile = through({"A": consumer, "B": producer}, decide)
         assert turnstile.ended["A"].value == 7
-        assert not condition._lock.locked()
+        assert not lock.locked()
 
 
 def test_a_condition_taken_twice_is_held_twice_after_the_wait() -> None:
-    condition, held = ScheduledCondition(), []
+    lock, held = ScheduledRLock(), []
+    condition = ScheduledCondition(lock)
 
     def wait() -> None:
         here().point()
         with condition:
             with condition:
                 condition.wait()
-            held.append(condition._lock.is_mine())
+            held.append(lock.is_mine())
 
     def tell() -> None:
         here().point()
@@ -361,7 +365,7 @@ def test_a_condition_taken_twice_is_held_twice_after_the_wait() -> None:
     turnstile = through({"A": wait, "B": tell})
     assert held == [True]
     assert turnstile.ended["A"].error is None
-    assert not condition._lock.locked()
+    assert not lock.locked()
 
 
 def test_waiting_for_a_word_that_never_comes_is_a_deadlock_and_with_a_timeout_none() -> None:

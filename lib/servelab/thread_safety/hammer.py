@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from servelab.values.copying import fresh_copy
 from servelab.values.comparing import Difference, differences, worst
+from servelab.values.copying import fresh_copy
 
 SWITCH_INTERVAL = 1e-6  # seconds after which Python may hand over to another thread; usually 0.005
 LOOK = 0.1  # seconds between two looks at how far the threads are

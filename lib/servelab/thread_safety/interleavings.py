@@ -27,13 +27,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from servelab.values.copying import fresh_copy
 from servelab.thread_safety.locks import ScheduledCondition, ScheduledLock, ScheduledRLock
 from servelab.thread_safety.operations import Operation
 from servelab.thread_safety.sight import all_seen, names_of
 from servelab.thread_safety.states import Recorder, State, States
 from servelab.thread_safety.tracing import Tracer
 from servelab.thread_safety.turnstile import Turnstile, thread_here
+from servelab.values.copying import fresh_copy
 
 THREADS = "ABC"
 PYTHON = f"py{sys.version_info.major}.{sys.version_info.minor}"

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
-from servelab.values.fingerprints import CONTENT, DEPTH, ENTRIES
 from servelab.thread_safety.locks import ScheduledCondition, ScheduledLock
 from servelab.thread_safety.operations import is_class_of_yours
+from servelab.values.fingerprints import CONTENT, DEPTH, ENTRIES
 
 _SIMPLE = (
     type(None),

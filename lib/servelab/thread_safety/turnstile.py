@@ -44,12 +44,11 @@ class Turnstile:
     ended: results by thread. deadlocked: those who waited for each other, if any.
     """
 
-    def __init__(self, decide: Decide, patience: float = PATIENCE) -> None:
+    def __init__(self, decide: Decide) -> None:
         self.ended: dict[str, Ended] = {}
         self.deadlocked: tuple[str, ...] = ()
         self.steps = 0
         self._decide = decide
-        self._patience = patience
         self._gates: dict[str, threading.Lock] = {}
         self._begun: set[str] = set()
         self._waits: dict[str, Callable[[], bool]] = {}  # what those wait for who cannot go on
@@ -77,7 +76,7 @@ class Turnstile:
             self._abandon(None)
             raise
         for thread in threads:
-            thread.join(self._patience)
+            thread.join(PATIENCE)
 
     def _let_through(self, threads: Sequence[threading.Thread]) -> None:
         for thread in threads:
@@ -92,7 +91,7 @@ class Turnstile:
     def _watch(self) -> None:
         """Wait for the threads as long as they move."""
         seen = -1
-        while not self._moved.acquire(timeout=self._patience):
+        while not self._moved.acquire(timeout=PATIENCE):
             if seen == self.steps:
                 self._abandon(Stuck(_STUCK))
             seen = self.steps

@@ -26,8 +26,8 @@ from servelab.thread_safety.audit.interference import Calls, call, gpus_in_use, 
 from servelab.thread_safety.audit.report import AuditReport, Finding, Kind, judge
 from servelab.thread_safety.audit.shared_state import Look, inputs_owner, random_owner
 from servelab.thread_safety.audit.watching import Change, Guard, Watch
-from servelab.values.copying import fresh_copy
 from servelab.thread_safety.turnstile import Stuck
+from servelab.values.copying import fresh_copy
 
 _STATE = "keep it in a local variable, guard it with a lock, or lend out instances from a pool"
 _CURES = {

@@ -18,12 +18,12 @@ from torch import nn
 
 from servelab.thread_safety.audit.report import Interference, Kind
 from servelab.thread_safety.audit.watching import Change
-from servelab.values.copying import fresh_copy
-from servelab.values.comparing import alike
 from servelab.thread_safety.locks import ScheduledCondition, ScheduledLock, ScheduledRLock
 from servelab.thread_safety.operations import Operation, is_yours, operations
 from servelab.thread_safety.tracing import Tracer
 from servelab.thread_safety.turnstile import Ended, Turnstile, thread_here
+from servelab.values.comparing import alike
+from servelab.values.copying import fresh_copy
 
 MOST_PLACES = 48
 TOLERANCE = 1e-5  # what the order of floating-point sums may change

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from servelab.thread_safety.audit.report import Kind
+from servelab.thread_safety.operations import is_class_of_yours, is_file_of_yours, is_yours
 from servelab.values.copying import is_lock
 from servelab.values.fingerprints import DEPTH, ENTRIES, content, fingerprint
-from servelab.thread_safety.operations import is_class_of_yours, is_file_of_yours, is_yours
 
 # What each owner has, by kind and name, and what it looks like now.
 Look = dict[tuple[Kind, str], Any]

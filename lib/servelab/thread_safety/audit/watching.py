@@ -33,9 +33,9 @@ from servelab.thread_safety.audit.shared_state import (
     reached,
     weights_owner,
 )
-from servelab.values.fingerprints import is_replaced_by_equal
 from servelab.thread_safety.locks import ScheduledLock, ScheduledRLock
 from servelab.thread_safety.operations import is_yours, rewritten_attributes
+from servelab.values.fingerprints import is_replaced_by_equal
 
 # Where torch stores attributes and calls forward: a change there is the doing of the line that asked for it.
 FEW = 16  # modules below one, which are all looked at

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from servelab.values.copying import fresh_copy
 from servelab.thread_safety.specimens.specimen import SEED, Place, Specimen, seeded
+from servelab.values.copying import fresh_copy
 
 VOCABULARY = 97
 NEW_TOKENS = 6
