@@ -333,7 +333,7 @@ class LockOfTheModule(nn.Module):
 
 
 def test_a_lock_that_the_audit_cannot_know_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servelab.thread_safety.turnstile.PATIENCE", 0.3)
+    monkeypatch.setattr("servelab.thread_safety.explorer.scheduler.PATIENCE", 0.3)
     with pytest.raises(ValueError, match="make its locks in __init__"):
         audit(LockOfTheModule().eval(), torch.ones(1, 3))
 

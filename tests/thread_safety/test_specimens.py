@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from servelab.memory import graph_bytes
 from servelab.thread_safety import specimens
-from servelab.thread_safety.hammer import hammer
+from servelab.thread_safety.hammering import hammer
 from servelab.thread_safety.specimens import Specimen
 from servelab.values.comparing import differences, leaves
 from servelab.values.copying import fresh_copy

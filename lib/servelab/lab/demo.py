@@ -21,9 +21,9 @@ from servelab.lab.figures import interleaving_timeline
 from servelab.lab.figures.palette import user_colour
 from servelab.metrics import request_metrics
 from servelab.model import TokenModel
-from servelab.scripted import ScriptedModel
 from servelab.policies import Interleaved
 from servelab.request import Request, RequestState, SamplingParams
+from servelab.scripted import ScriptedModel
 from servelab.trace import Trace, check_trace
 from servelab.workloads import Arrival, Workload
 

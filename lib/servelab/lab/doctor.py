@@ -22,8 +22,8 @@ from packaging.requirements import Requirement
 
 from servelab.engine import Engine
 from servelab.machine import usable_cores
-from servelab.models import smollm2
 from servelab.model import Step
+from servelab.models import smollm2
 from servelab.policies import Sequential
 from servelab.request import Request, SamplingParams
 from servelab.trace import Stepped

@@ -10,8 +10,8 @@ from servelab.drivers import run, simulate
 from servelab.engine import Engine
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
 from servelab.metrics import request_metrics, summary
-from servelab.scripted import ScriptedModel
 from servelab.policies import Interleaved, Policy
+from servelab.scripted import ScriptedModel
 from servelab.trace import Accepted, Admitted, Finished, Stepped, Trace, TraceViolation, check_trace
 from servelab.workloads import Workload, poisson
 

@@ -190,8 +190,8 @@ def some_drafted(count: int) -> list[tuple[Tensor, bool]]:
     return [(*prompt, bool(place % 2)) for place, prompt in enumerate(prompts(count))]
 
 
-SHARED_PROCESSORS = Specimen(
-    "shared_processors", Place.OUTSIDE, OneProcessorForAll, AProcessorForEachCall, prompts
+SPECIMENS = (
+    Specimen("dynamic_rope", Place.MODULE, DynamicRope, RopeOfEachCall, short_and_long),
+    Specimen("early_exit", Place.MODULE, EarlyExit, DrafterOfItsOwn, some_drafted),
+    Specimen("shared_processors", Place.OUTSIDE, OneProcessorForAll, AProcessorForEachCall, prompts),
 )
-EARLY_EXIT = Specimen("early_exit", Place.MODULE, EarlyExit, DrafterOfItsOwn, some_drafted)
-DYNAMIC_ROPE = Specimen("dynamic_rope", Place.MODULE, DynamicRope, RopeOfEachCall, short_and_long)

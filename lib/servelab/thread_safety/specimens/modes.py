@@ -14,36 +14,28 @@ from torch import Tensor, nn
 from servelab.thread_safety.specimens.specimen import WIDTH, Place, Specimen, examples
 
 
-def normalising() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Linear(WIDTH, 4))
-
-
-def dropping() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Dropout(0.5), nn.Linear(WIDTH, 4))
-
-
 def normalising_in_training() -> nn.Module:
     """In training mode BatchNorm moves its running statistics at every call, and an answer depends on whoever
     shares the batch.
     """
-    return normalising().train()
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Linear(WIDTH, 4))
 
 
 def normalising_in_eval() -> nn.Module:
     """eval() makes it use the statistics and leave them alone."""
-    return normalising().eval()
+    return normalising_in_training().eval()
 
 
 def dropping_in_training() -> nn.Module:
     """In training mode Dropout draws from the one generator of the process, so an answer depends on who drew
     before.
     """
-    return dropping().train()
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Dropout(0.5), nn.Linear(WIDTH, 4))
 
 
 def dropping_in_eval() -> nn.Module:
     """eval() makes Dropout do nothing."""
-    return dropping().eval()
+    return dropping_in_training().eval()
 
 
 class NoGradAroundThePool:
@@ -74,12 +66,10 @@ class NoGradInTheThread(NoGradAroundThePool):
         return answer
 
 
-BATCH_NORM_TRAINING = Specimen(
-    "batch_norm_training", Place.MODULE, normalising_in_training, normalising_in_eval, examples(4, WIDTH)
-)
-DROPOUT_TRAINING = Specimen(
-    "dropout_training", Place.OUTSIDE, dropping_in_training, dropping_in_eval, examples(4, WIDTH)
-)
-GRADIENTS_KEPT = Specimen(
-    "gradients_kept", Place.OUTSIDE, NoGradAroundThePool, NoGradInTheThread, examples(2, 4, WIDTH)
+rows = examples(4, WIDTH)
+
+SPECIMENS = (
+    Specimen("batch_norm_training", Place.MODULE, normalising_in_training, normalising_in_eval, rows),
+    Specimen("dropout_training", Place.OUTSIDE, dropping_in_training, dropping_in_eval, rows),
+    Specimen("gradients_kept", Place.OUTSIDE, NoGradAroundThePool, NoGradInTheThread, examples(2, 4, WIDTH)),
 )

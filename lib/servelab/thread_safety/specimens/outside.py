@@ -100,6 +100,8 @@ def logits_and_temperatures(count: int) -> list[tuple[Tensor, float]]:
     return [(logits, 0.5 + 0.01 * place) for place in range(count)]
 
 
-GLOBAL_DRAW = Specimen("global_draw", Place.OUTSIDE, SeedsEverybody, SeedsItsOwn, weights_and_seeds)
-EDITED_INPUT = Specimen("edited_input", Place.OUTSIDE, ScalesInPlace, ScalesACopy, logits_and_temperatures)
-HOOK = Specimen("hook", Place.OUTSIDE, FeaturesInOneDict, FeaturesOfEachThread, examples(2, WIDTH))
+SPECIMENS = (
+    Specimen("global_draw", Place.OUTSIDE, SeedsEverybody, SeedsItsOwn, weights_and_seeds),
+    Specimen("edited_input", Place.OUTSIDE, ScalesInPlace, ScalesACopy, logits_and_temperatures),
+    Specimen("hook", Place.OUTSIDE, FeaturesInOneDict, FeaturesOfEachThread, examples(2, WIDTH)),
+)

@@ -170,8 +170,10 @@ def texts(count: int) -> list[tuple[Tensor]]:
     return [(torch.randn(length, WIDTH, generator=lots),) for length in lengths]
 
 
-COUNTER = Specimen("counter", Place.MODULE, Counter, LockedCounter, examples(2, WIDTH))
-SLOW_COUNTER = Specimen("slow_counter", Place.MODULE, SlowCounter, LockedCounter, examples(2, WIDTH))
-STASH = Specimen("stash", Place.MODULE, Stash, LocalStash, examples(2, WIDTH))
-LAZY_BUFFER = Specimen("lazy_buffer", Place.MODULE, LazyTable, TablePublishedOnce, texts)
-SHARED_CACHE = Specimen("shared_cache", Place.MODULE, CacheOnSelf, CachePassedAlong, texts)
+SPECIMENS = (
+    Specimen("counter", Place.MODULE, Counter, LockedCounter, examples(2, WIDTH)),
+    Specimen("slow_counter", Place.MODULE, SlowCounter, LockedCounter, examples(2, WIDTH)),
+    Specimen("stash", Place.MODULE, Stash, LocalStash, examples(2, WIDTH)),
+    Specimen("lazy_buffer", Place.MODULE, LazyTable, TablePublishedOnce, texts),
+    Specimen("shared_cache", Place.MODULE, CacheOnSelf, CachePassedAlong, texts),
+)

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from servelab.thread_safety.audit.audit import audit
-from servelab.thread_safety.audit.report import Verdict
+from servelab.thread_safety.auditing.audit import audit
+from servelab.thread_safety.auditing.report import Verdict
 
 
 class CannotAudit(Exception):
@@ -25,8 +25,7 @@ class CannotAudit(Exception):
 def run(factory: str, example: str | None = None) -> int:
     """Build, audit, print; errors are sentences that say what to do."""
     try:
-        model, given = _built(factory, example)
-        report = audit(model, given)
+        report = audit(*_built(factory, example))
     except (CannotAudit, TypeError, ValueError) as error:
         print(f"servelab audit: {error}", file=sys.stderr)
         return 2
@@ -37,17 +36,15 @@ def run(factory: str, example: str | None = None) -> int:
 def _built(factory: str, example: str | None) -> tuple[nn.Module, Any]:
     made = _called(factory)
     if example is not None:
-        given = _called(example)
-    elif isinstance(made, tuple) and len(made) == 2:
-        made, given = made
-    else:
+        made = made, _called(example)
+    if not isinstance(made, tuple) or len(made) != 2:
         raise CannotAudit(
             f"{factory} returned {type(made).__name__} and no example: return (model, example), "
             "or name the example with --example MODULE:NAME."
         )
-    if not isinstance(made, nn.Module):
-        raise CannotAudit(f"{factory} returned {type(made).__name__}: an audit needs an nn.Module.")
-    return made, given
+    if not isinstance(made[0], nn.Module):
+        raise CannotAudit(f"{factory} returned {type(made[0]).__name__}: an audit needs an nn.Module.")
+    return made
 
 
 def _called(name: str) -> Any:
