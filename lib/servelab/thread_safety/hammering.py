@@ -34,7 +34,8 @@ LOOK = 0.1  # seconds between two looks at how far the threads are
 # several threads on the same cores would slow each other, which is not what is to be seen here.
 TORCH_THREADS = 1
 
-Arguments = tuple[Any, ...]
+Model = Callable[..., Any]
+Inputs = list[tuple[Any, ...]]  # for each call its positional arguments
 
 
 class Outcome(Enum):
@@ -82,9 +83,8 @@ class StateDifference:
     order_matters: bool
 
     def __str__(self) -> str:
-        threaded, serial = (
-            f"{one:.6g}" if isinstance(one, float) else one for one in (self.threaded, self.serial)
-        )
+        both = self.threaded, self.serial
+        threaded, serial = (f"{one:.6g}" if isinstance(one, float) else one for one in both)
         order = " (or something else in another order)" if self.order_matters else ""
         return f"{self.path} is {threaded}; one thread alone leaves {serial}{order}"
 
@@ -151,17 +151,13 @@ class HammerReport:
         lines = [
             f"{len(self.calls):,} calls by {self.threads} threads: {self.equal:,} equal to one thread alone, "
             f"{self.within_tolerance:,} within {self.tolerance:g}, {self.different:,} different, "
-            f"{self.raised:,} raised{alone}."
+            f"{self.raised:,} raised{alone}.",
+            *([f"The first: {self.first_difference}."] if self.first_difference else []),
+            *(f"Left behind: {one}." for one in self.changed_state[:3]),
+            *([f"And {len(self.changed_state) - 3} more."] if len(self.changed_state) > 3 else []),
+            *([] if self.repeatable else [_NOT_REPEATABLE]),
+            *(["No difference seen; this does not prove safety."] if self.no_difference else []),
         ]
-        if self.first_difference:
-            lines.append(f"The first: {self.first_difference}.")
-        lines += [f"Left behind: {one}." for one in self.changed_state[:3]]
-        if len(self.changed_state) > 3:
-            lines.append(f"And {len(self.changed_state) - 3} more.")
-        if not self.repeatable:
-            lines.append(_NOT_REPEATABLE)
-        if self.no_difference:
-            lines.append("No difference seen; this does not prove safety.")
         in_threads, serial = (len(self.calls) / one for one in (self.threaded_seconds, self.serial_seconds))
         lines.append(
             f"{in_threads:,.0f} calls a second in threads, {serial:,.0f} one after another "
@@ -177,7 +173,7 @@ _NOT_REPEATABLE = (
 
 
 def hammer(
-    model: Callable[..., Any],
+    model: Model,
     inputs: Sequence[Any],
     *,
     threads: int = 4,
@@ -205,7 +201,8 @@ def hammer(
         oracle, another = fresh_copy(model), fresh_copy(model)
         expected = _run(oracle, _apart(given, rounds), [numbers], inference, bar)
         again = _run(another, _apart(given, rounds), [numbers[::-1]], inference, bar)
-        got = _run(model, _together(given, rounds), shares, inference, bar)
+        together = [one for _ in range(rounds) for one in fresh_copy(given)]  # what is shared stays shared
+        got = _run(model, together, shares, inference, bar)
     first = min(one.began for one in got)
     return HammerReport(
         threads=threads,
@@ -216,12 +213,17 @@ def hammer(
             _judged(one, alone, number % len(given), number // len(given), first, tolerance)
             for number, one, alone in zip(numbers, got, expected, strict=True)
         ),
-        changed_state=_changed_state(oracle, another, model, tolerance),
+        changed_state=tuple(_changed_state(oracle, another, model, tolerance)),
         repeatable=all(_same(one, other, tolerance) for one, other in zip(expected, again, strict=True)),
         raised_alone=sum(bool(one.error and alone.error) for one, alone in zip(got, expected, strict=True)),
         threaded_seconds=_seconds(got),
         serial_seconds=_seconds(again),  # the first pass has warmed up for it
     )
+
+
+def _apart(given: Inputs, rounds: int) -> Inputs:
+    """Copies for every call, so that none sees what another did to its input."""
+    return [fresh_copy(one) for one in given * rounds]
 
 
 @contextlib.contextmanager
@@ -237,16 +239,6 @@ def _made_for_races() -> Iterator[None]:
         torch.set_num_threads(torch_threads)
 
 
-def _apart(given: list[Arguments], rounds: int) -> list[Arguments]:
-    """Copies for every call, so that none sees what another did to its input."""
-    return [fresh_copy(one) for _ in range(rounds) for one in given]
-
-
-def _together(given: list[Arguments], rounds: int) -> list[Arguments]:
-    """Copies for every round, in which what several inputs share stays shared."""
-    return [one for _ in range(rounds) for one in fresh_copy(given)]
-
-
 @dataclass(frozen=True, slots=True)
 class _Done:
     """What a call returned or raised, in which thread, and when."""
@@ -258,13 +250,7 @@ class _Done:
     ended: float
 
 
-def _run(
-    model: Callable[..., Any],
-    arguments: list[Arguments],
-    shares: Sequence[Sequence[int]],
-    inference: bool,
-    bar: tqdm[Any],
-) -> list[_Done]:
+def _run(model: Model, inputs: Inputs, shares: list[range], inference: bool, bar: tqdm[Any]) -> list[_Done]:
     """Have each thread make its share of the calls. The global generator starts alike, and is put back."""
     done: dict[int, _Done] = {}
     start, stop = threading.Barrier(len(shares)), threading.Event()
@@ -275,7 +261,7 @@ def _run(
             for number in shares[thread]:
                 if stop.is_set():
                     return
-                done[number] = _called(model, arguments[number], thread)
+                done[number] = _called(model, inputs[number], thread)
 
     crew = [threading.Thread(target=work, args=(thread,), daemon=True) for thread in range(len(shares))]
     with torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -286,20 +272,18 @@ def _run(
         finally:  # also when a thread cannot be started, or somebody has had enough
             stop.set()
             start.abort()
-    return [done[number] for number in range(len(arguments))]
+    return [done[number] for number in range(len(inputs))]
 
 
 def _wait(crew: Sequence[threading.Thread], done: dict[int, _Done], bar: tqdm[Any]) -> None:
-    before = bar.n
-    for one in crew:
-        alive = True
-        while alive:
-            one.join(LOOK)
-            alive = one.is_alive()
-            bar.update(before + len(done) - bar.n)
+    before, left = bar.n, list(crew)
+    while left:
+        left[0].join(LOOK)
+        left = [one for one in left if one.is_alive()]
+        bar.update(before + len(done) - bar.n)
 
 
-def _called(model: Callable[..., Any], arguments: Arguments, thread: int) -> _Done:
+def _called(model: Model, arguments: tuple[Any, ...], thread: int) -> _Done:
     value, error, began = None, None, time.perf_counter()
     try:
         value = model(*arguments)
@@ -335,15 +319,13 @@ def _same(one: _Done, other: _Done, tolerance: float) -> bool:
     return _compared(one, other, tolerance)[0] in (Outcome.EQUAL, Outcome.WITHIN)
 
 
-def _changed_state(
-    serial: Any, reversed_: Any, threaded: Any, tolerance: float
-) -> tuple[StateDifference, ...]:
-    by_order = {one.leaf for one in differences(reversed_, serial, tolerance) if not one.tolerated}
-    return tuple(
+def _changed_state(serial: Any, backwards: Any, threaded: Any, tolerance: float) -> list[StateDifference]:
+    by_order = {one.leaf for one in differences(backwards, serial, tolerance) if not one.tolerated}
+    return [
         StateDifference(one.path, serial=one.right, threaded=one.left, order_matters=one.leaf in by_order)
         for one in differences(threaded, serial, tolerance)
         if not one.tolerated
-    )
+    ]
 
 
 def _seconds(done: list[_Done]) -> float:

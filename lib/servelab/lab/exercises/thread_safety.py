@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
 from servelab.thread_safety import AuditReport, CriticalSection, Verdict, audit, replay_schedule, specimens
 from servelab.thread_safety.explorer.schedules import PYTHON
-from servelab.thread_safety.specimens.tally import Tally
+from servelab.thread_safety.specimens import Tally
 
 WIDTH = 4
 

@@ -56,7 +56,7 @@ def audit(model: nn.Module, example: Any, other: Any = None) -> AuditReport:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"{type(model).__name__} is not an nn.Module: audit() looks into modules only.")
-    inside, findings = _unwrapped(model)
+    inside, problems = _unwrapped(model)
     example, other = _without_graph(example), _without_graph(other)
     with _global_generators_as_before():
         _try_out(inside, example)
@@ -71,9 +71,8 @@ def audit(model: nn.Module, example: Any, other: Any = None) -> AuditReport:
             met = interference(inside, example, other, changes)
         except Stuck as stuck:
             raise ValueError(_WAITS) from stuck
-    findings += _findings(inside, changes)
-    findings += _notes(inside, keeps_graph)
-    return judge(type(inside).__name__, findings, met)
+    problems += _findings(inside, changes)
+    return judge(type(inside).__name__, problems, list(_notes(inside, keeps_graph)), met)
 
 
 def _unwrapped(model: nn.Module) -> tuple[nn.Module, list[Finding]]:
@@ -139,9 +138,9 @@ def _watched(model: nn.Module, example: Any, other: Any) -> tuple[list[Finding],
     locks = partial(guard.new, ScheduledLock), partial(guard.new, ScheduledRLock)
     twin = fresh_copy(model, new_lock=locks[0], new_rlock=locks[1])
     one, two = fresh_copy((example, other))
+    seed(OTHER_SEED)
     everywhere = [inputs_owner(_tensors(one)), inputs_owner(_tensors(two)), random_owner()]
     watch = Watch(twin, everywhere, guard)
-    seed(OTHER_SEED)
     outputs = [watch.call(partial(call, twin, one))]
     with suppress(Exception):  # that a second call fails after a first will be seen there, too
         outputs.append(watch.call(partial(call, twin, two)))
@@ -187,9 +186,8 @@ def _notes(model: nn.Module, keeps_graph: bool) -> Iterator[Finding]:
     training = [path or type(model).__name__ for path, one in model.named_modules() if one.training]
     if training:
         named = ", ".join(training[:3]) + (f" and {len(training) - 3} more" if len(training) > 3 else "")
-        cure = Kind.TRAINING.cure
-        if not any(map(_minds_training, model.modules())):
-            cure = f"nothing here minds it; still, {cure}"
+        minds = any(map(_minds_training, model.modules()))
+        cure = f"{'' if minds else 'nothing here minds it; still, '}{Kind.TRAINING.cure}"
         yield Finding(Kind.TRAINING, "", named, cure)
     if keeps_graph:
         yield Finding(Kind.GRADIENTS, "", "", Kind.GRADIENTS.cure)

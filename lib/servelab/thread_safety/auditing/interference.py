@@ -53,10 +53,11 @@ def interference(model: nn.Module, example: Any, other: Any, changes: Sequence[F
 
     example and other may be the same object: then the calls share it.
     """
-    both = [_TwoCalls(model, *pair, changes) for pair in ((example, other), (other, example))]
-    if any(one.go_wrong_in_turn() for one in both):
+    orders = [_TwoCalls(model, *pair, changes) for pair in ((example, other), (other, example))]
+    after_both = [one.after_both_in_turn() for one in orders]
+    if None in after_both:
         return Interference(in_turn_too=True)
-    meetings = [meeting for one in both for meeting in one.meetings()]
+    meetings = [sentence for one in orders for sentence in one.meetings(after_both)]
     wrong = [sentence for sentence in meetings if sentence]
     wrong.sort(key=lambda sentence: not sentence.startswith("a call"))  # wrong answers before lost state
     return Interference(len(meetings), len(wrong), wrong[0] if wrong else "")
@@ -70,13 +71,12 @@ class _TwoCalls:
         self._lines: dict[CodeType | None, set[int]] = {}
         for change in changes:
             self._lines.setdefault(change.code, set()).add(change.line)
-        self._names = {change.name for change in changes}
         self._state = [one for one in changes if one.kind in (Kind.ATTRIBUTE, Kind.BUFFER, Kind.PARAMETER)]
         weights_change = any(one.kind is Kind.PARAMETER for one in changes)
         self._weights = [] if weights_change else list(model.parameters())
         self._modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         self._points: dict[CodeType, dict[int, Operation]] = {}
-        self._serial: list[nn.Module] = []
+        self._after_both: Sequence[Any] = ()
         self._alone = [call(self._copied(), copy.deepcopy(one)) for one in (example, other)]
 
     def _copied(self) -> nn.Module:
@@ -88,33 +88,32 @@ class _TwoCalls:
         example = copy.deepcopy(self._example)
         return example, example if self._other is self._example else copy.deepcopy(self._other)
 
-    def go_wrong_in_turn(self) -> bool:
-        """One after the other, each with an input of its own."""
+    def after_both_in_turn(self) -> nn.Module | None:
+        """The model after one call and then the other; None where they do not get what they get alone."""
         model = self._copied()
         try:
             answers = [call(model, copy.deepcopy(one)) for one in (self._example, self._other)]
         except Exception:  # alone, both could compute theirs
-            return True
-        return not alike(answers, self._alone, TOLERANCE)
+            return None
+        return model if alike(answers, self._alone, TOLERANCE) else None
 
-    def meetings(self) -> list[str]:
-        """What came out differently, in a sentence or "", when the second call came in at each place."""
+    def meetings(self, after_both: Sequence[nn.Module | None]) -> list[str]:
+        """What came out differently, in a sentence or "", when the second call came in at each place.
+
+        after_both: what the model may be like afterwards.
+        """
         if not self._lines:
             return []
-        in_turn = self._run(hold_after=10**9)
-        done = [action.operation for action in in_turn.actions if action.thread == "A"]
+        self._after_both = after_both
+        actions = self._run(hold_after=10**9).actions
+        done = [action.operation for action in actions if action.thread == "A"]
         return [_in_words(self._run(hold_after=place)) for place in self._places(done)]
 
     def _places(self, done: Sequence[Operation]) -> list[int]:
-        """After how many of its operations to hold the first call: all there are, or the likeliest."""
-        few = len(done) <= MOST_PLACES
-        likely = [place for place, one in enumerate(done, start=1) if few or self._is_likely(one)]
+        """After how many of its operations to hold the first call: of many, those on a line that changes."""
+        few, lines = len(done) <= MOST_PLACES, set().union(*self._lines.values())
+        likely = [place for place, one in enumerate(done, start=1) if few or one.line in lines]
         return likely[:: -(-len(likely) // MOST_PLACES) or 1]
-
-    def _is_likely(self, operation: Operation) -> bool:
-        """Whether it is on a line that changes something, or touches what is changed."""
-        on_line = any(operation.line in lines for lines in self._lines.values())
-        return on_line or operation.text.rpartition(".")[2] in self._names
 
     def _run(self, hold_after: int) -> Run:
         tasks = [partial(self._call, example) for example in self._inputs()]
@@ -131,19 +130,10 @@ class _TwoCalls:
         assert alike(answers, self._alone, TOLERANCE), "a call gave another answer than alone"
         for change in self._state:
             left = _remembered(model, change)
-            serial = [_remembered(one, change) for one in self._after_both()]
+            serial = [_remembered(one, change) for one in self._after_both]
             where = ".".join(part for part in (change.path, change.name) if part)
             lost = f"{where} was {_shown(left)} instead of {_shown(serial[0])}"
             assert any(alike(left, one, TOLERANCE) for one in serial), lost
-
-    def _after_both(self) -> list[nn.Module]:
-        """Copies of the model after one call and then the other, in both orders."""
-        for backwards in () if self._serial else (False, True):
-            model, pair = self._copied(), self._inputs()
-            for example in reversed(pair) if backwards else pair:
-                call(model, example)
-            self._serial.append(model)
-        return self._serial
 
     def _points_of(self, code: CodeType, names: Mapping[str, Any]) -> dict[int, Operation]:
         """All of the reader's functions that change something, for they may have read it long before.

@@ -44,10 +44,7 @@ class Kind(Enum):
     )
     WRAPPER = "wrapper that is not made for several threads", "serve the module inside it"
     TRAINING = "training mode", "call model.eval() once, before the threads begin"
-    GRADIENTS = (
-        "the output keeps activations, as for training",
-        "enter torch.inference_mode() in each thread",
-    )
+    GRADIENTS = "the output keeps activations, as for training", "enter torch.inference_mode() in each thread"
 
     def __init__(self, words: str, cure: str) -> None:
         self.words = words
@@ -59,10 +56,6 @@ class Verdict(Enum):
     GUARDED = "guarded"
     SUSPECT = "suspect"
     UNSAFE = "unsafe"
-
-
-# What a caller should know, but what changes nothing that two callers share.
-NOTES = frozenset({Kind.TRAINING, Kind.GRADIENTS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +72,6 @@ class Finding:
     code: CodeType | None = None
     line: int = 0
     guarded: bool = False
-
-    @property
-    def is_note(self) -> bool:
-        return self.kind in NOTES
 
     @property
     def place(self) -> str:
@@ -106,6 +95,9 @@ class Finding:
         return f"{first}\n       {self.place}\n           {self.source}".rstrip() if self.place else first
 
 
+Findings = Sequence[Finding]
+
+
 @dataclass(frozen=True, slots=True)
 class Interference:
     """Whether a second call, forced into the middle of a first, changed what either of them gave.
@@ -122,21 +114,17 @@ class Interference:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """verdict and sentence; findings; interference. Speaks of the run it saw, and of no other."""
+    """Speaks of the run it saw, and of no other.
+
+    problems: what was found. notes: what a caller should know, but what changes nothing that callers share.
+    """
 
     model: str
     verdict: Verdict
     sentence: str
-    findings: tuple[Finding, ...]
+    problems: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
     interference: Interference
-
-    @property
-    def notes(self) -> tuple[Finding, ...]:
-        return tuple(one for one in self.findings if one.is_note)
-
-    @property
-    def problems(self) -> tuple[Finding, ...]:
-        return tuple(one for one in self.findings if not one.is_note)
 
     def __str__(self) -> str:
         lines = [_wrapped(f"{self.verdict.value.upper()}: {self.sentence}")]
@@ -161,18 +149,19 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent="     ")
 
 
-def judge(model: str, findings: Sequence[Finding], met: Interference) -> AuditReport:
+def judge(model: str, problems: Findings, notes: Findings, met: Interference) -> AuditReport:
     """The verdict that follows from what was found."""
-    problems = [one for one in findings if not one.is_note]
     open_ones = [one for one in problems if not one.guarded]
+    cures = _cures(
+        problems, problems if met.in_turn_too else open_ones
+    )  # in turn, no lock makes a difference
     verdict = Verdict.UNSAFE
-    if met.in_turn_too:  # where one after the other goes wrong, no lock helps
-        cures = _cures(problems, problems)
+    if met.in_turn_too:
         sentence = f"a second call of this {model} gives something else after a first one than alone. {cures}"
     elif met.changed:
         sentence = (
             f"two calls of this {model} disturb each other: {met.changed} of {met.tried} "
-            f"forced meetings went wrong (in one, {met.example}). {_cures(problems, open_ones)}"
+            f"forced meetings went wrong (in one, {met.example}). {cures}"
         )
     elif not problems:
         verdict = Verdict.SAFE
@@ -185,14 +174,13 @@ def judge(model: str, findings: Sequence[Finding], met: Interference) -> AuditRe
         )
     elif all(one.kind in (Kind.REWRITTEN, Kind.WRAPPER) for one in open_ones):
         verdict = Verdict.SUSPECT
-        cures = _cures(problems, open_ones)
         sentence = f"nothing came out wrong, but do not share this {model} yet. {cures}"
     else:
-        sentence = f"this {model} changes what other calls see. {_cures(problems, open_ones)}"
-    return AuditReport(model, verdict, sentence, tuple(findings), met)
+        sentence = f"this {model} changes what other calls see. {cures}"
+    return AuditReport(model, verdict, sentence, tuple(problems), tuple(notes), met)
 
 
-def _cures(problems: Sequence[Finding], to_cure: Sequence[Finding]) -> str:
+def _cures(problems: Findings, to_cure: Findings) -> str:
     """The cures, each once, the most frequent first, and where there are several, of which findings."""
     numbers: dict[str, list[int]] = {}
     for number, one in enumerate(problems, start=1):

@@ -1,7 +1,6 @@
 """What two calls of one model share: its modules' attributes and buffers, its hooks' variables, globals.
 
-Each `Owner` of such things can be looked at again and again; looks are compared by who watches. Knows
-nothing about when to look.
+Each `Owner` of such things can be asked again and again what has changed. Knows nothing about when to ask.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import inspect
 import random
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -21,7 +19,7 @@ from torch import nn
 from servelab.thread_safety.auditing.report import Kind
 from servelab.thread_safety.explorer.user_code import is_class_of_yours, is_file_of_yours, is_yours
 from servelab.values.copying import is_lock
-from servelab.values.fingerprints import CONTENT, DEPTH, ENTRIES, content, fingerprint
+from servelab.values.fingerprints import CONTENT, DEPTH, ENTRIES, content, fingerprint, is_replaced_by_equal
 
 # What each owner has, by kind and name, and what it looks like now.
 Look = dict[tuple[Kind, str], Any]
@@ -36,13 +34,29 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 SMALL = 4096  # numbers of a weight whose content is looked at after every line
 
 
-@dataclass(frozen=True, slots=True)
 class Owner:
-    """path: of the module it belongs to, "" if none. key: the same for the same owner."""
+    """Of things that calls share. path: of the module it belongs to, "" if none."""
 
-    path: str
-    key: tuple[str, int]
-    look: Callable[[], Look]
+    def __init__(self, path: str, look: Callable[[], Look]) -> None:
+        self.path = path
+        self._look = look
+        self._before = look()
+
+    def changes(self) -> list[tuple[Kind, str]]:
+        """What looks different now than the last time, by kind and name."""
+        before, now = self._before, self._look()
+        self._before = now
+        keys = before | now if before != now else ()
+        changed = [key for key in keys if before.get(key, _MISSING) != now.get(key, _MISSING)]
+        return [(_kind(key[0], before.get(key), now.get(key)), key[1]) for key in changed]
+
+
+_MISSING = object()
+
+
+def _kind(kind: Kind, before: Any, now: Any) -> Kind:
+    is_rewritten = kind is Kind.ATTRIBUTE and is_replaced_by_equal(before, now)
+    return Kind.REWRITTEN if is_rewritten else kind
 
 
 def _look(kind: Kind, variables: Variables, hashed: int = CONTENT) -> Look:
@@ -61,7 +75,7 @@ def holder_owner(path: str, holder: Any) -> Owner:
             found[Kind.ATTRIBUTE, "hooks"] = [id(one) for one in hooks(holder)]
         return found
 
-    return Owner(path, ("holder", id(holder)), look)
+    return Owner(path, look)
 
 
 def _attributes(holder: Any) -> Variables:
@@ -80,7 +94,7 @@ def weights_owner(path: str, module: nn.Module) -> Owner:
         plain = [(name, one.detach()) for name, one in weights if not nn.parameter.is_lazy(one)]
         return {(Kind.PARAMETER, name): fingerprint(one)[2:] for name, one in plain}  # its numbers
 
-    return Owner(path, ("weights", id(module)), look)
+    return Owner(path, look)
 
 
 def reached(model: nn.Module) -> list[tuple[str, Any]]:
@@ -117,9 +131,8 @@ def _parts(holder: Any) -> Variables:
 
 def is_plain_object(value: Any) -> bool:
     """An object of a class of yours, with attributes; or one that has nothing but attributes."""
-    if isinstance(value, SimpleNamespace):
-        return True
-    return hasattr(value, "__dict__") and not is_lock(value) and is_class_of_yours(type(value))
+    of_yours = hasattr(value, "__dict__") and not is_lock(value) and is_class_of_yours(type(value))
+    return of_yours or isinstance(value, SimpleNamespace)
 
 
 def class_owner(path: str, module: nn.Module) -> Owner:
@@ -130,7 +143,7 @@ def class_owner(path: str, module: nn.Module) -> Owner:
         named = [(f"{kind.__name__}.{name}", one) for kind in classes for name, one in _variables(kind)]
         return _look(Kind.OUTSIDE, named)
 
-    return Owner(path, ("class", id(type(module))), look)
+    return Owner(path, look)
 
 
 def _own_classes(module: nn.Module) -> list[type]:
@@ -177,7 +190,7 @@ def function_owner(path: str, function: Any, kind: Kind, of_model: Collection[in
             found[kind, f"defaults of {plain.__name__}"] = fingerprint(plain.__defaults__)
         return found
 
-    return Owner(path, ("function", id(plain)), look)
+    return Owner(path, look)
 
 
 def globals_owner(path: str, code: CodeType, names: Mapping[str, Any], kind: Kind) -> Owner:
@@ -190,7 +203,7 @@ def globals_owner(path: str, code: CodeType, names: Mapping[str, Any], kind: Kin
         inside = [variable for name, one in there for variable in _named_in(name, one, named)]
         return _look(kind, (*plain, *inside))
 
-    return Owner(path, ("globals", id(code)), look)
+    return Owner(path, look)
 
 
 def _named_in(path: str, holder: Any, named: Collection[str]) -> Iterator[tuple[str, Any]]:
@@ -214,7 +227,7 @@ def _is_of_yours(holder: type | ModuleType | FunctionType) -> bool:
 def inputs_owner(tensors: Sequence[torch.Tensor]) -> Owner:
     """The tensors that one call was given."""
     named = [(f"input {number}" if len(tensors) > 1 else "input", one) for number, one in enumerate(tensors)]
-    return Owner("", ("inputs", id(named)), lambda: _look(Kind.INPUT, named))
+    return Owner("", lambda: _look(Kind.INPUT, named))
 
 
 def random_owner() -> Owner:
@@ -228,4 +241,4 @@ def random_owner() -> Owner:
             (Kind.RANDOM, "numpy.random"): (numpys[1].tobytes(), *numpys[2:]),
         }
 
-    return Owner("", ("random", 0), look)
+    return Owner("", look)

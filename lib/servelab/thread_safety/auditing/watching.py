@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -21,10 +22,9 @@ from torch import nn
 
 from servelab.thread_safety.auditing import shared_state
 from servelab.thread_safety.auditing.report import Finding, Kind
-from servelab.thread_safety.auditing.shared_state import Look, Owner
+from servelab.thread_safety.auditing.shared_state import Owner
 from servelab.thread_safety.explorer.locks import ScheduledLock
 from servelab.thread_safety.explorer.user_code import is_yours
-from servelab.values.fingerprints import is_replaced_by_equal
 
 FEW = 16  # modules below one, which are all looked at
 
@@ -67,7 +67,6 @@ class Watch:
         self.guard = guard
         self._model = model
         self._everywhere = everywhere
-        self._seen: dict[tuple[str, int], Look] = {}
         guard.know(model)
         holders = shared_state.reached(model)
         modules = [(path, one) for path, one in holders if isinstance(one, nn.Module)]
@@ -77,6 +76,7 @@ class Watch:
         self._weights = [shared_state.weights_owner(path, one) for path, one in modules]
         self._hooks: dict[CodeType | None, str] = {}  # the module of each
         self._functions: dict[CodeType | None, list[Owner]] = defaultdict(list)
+        self._globals: dict[CodeType, Owner] = {}
         for path, module in modules:
             self._know_functions(path, module)
 
@@ -103,7 +103,6 @@ class Watch:
         """Do the work, watched. What watched the thread before (a debugger, coverage) is put back."""
         before = sys.gettrace()
         everything = [*self._held.values(), *self._classes.values(), *self._everywhere, *self._weights]
-        self._know(everything)
         sys.settrace(self._enter)
         try:
             result = work()
@@ -114,18 +113,11 @@ class Watch:
         self.compare(everything, forward, forward.co_firstlineno, guarded=False)
         return result
 
-    def _know(self, owners: Sequence[Owner]) -> None:
-        """How they look now, where they were never looked at."""
-        for owner in owners:
-            if owner.key not in self._seen:
-                self._seen[owner.key] = owner.look()
-
     def _enter(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         if frame.f_code.co_filename == _MACHINERY:
             return None
         module = self._module_of(frame)
         owners = self._owners(frame, module)
-        self._know(owners)
         rewritten = {} if module is None else rewritten_attributes(frame.f_code)
         return _Frame(self, frame, owners, rewritten) if owners else None
 
@@ -144,21 +136,17 @@ class Watch:
         path, kind = own[0].path if own else "", Kind.OUTSIDE
         if code in self._hooks:
             path, kind = self._hooks[code], Kind.HOOK
-        names = shared_state.globals_owner(path, code, frame.f_globals, kind)
+        if code not in self._globals:
+            self._globals[code] = shared_state.globals_owner(path, code, frame.f_globals, kind)
         given = dict.fromkeys(id(one) for one in _given(frame) if id(one) in self._held and one is not module)
-        return [*own, names, *self._functions[code], *(self._held[one] for one in given), *self._everywhere]
+        around = [self._globals[code], *self._functions[code], *(self._held[one] for one in given)]
+        return [*own, *around, *self._everywhere]
 
     def compare(self, owners: Sequence[Owner], code: CodeType, line: int, guarded: bool) -> None:
         """Note what looks different now, as changed by this line."""
         for owner in owners:
-            now, before = owner.look(), self._seen[owner.key]
-            if now == before:
-                continue
-            for kind, name in _different(before, now):
-                same = is_replaced_by_equal(before.get((kind, name)), now.get((kind, name)))
-                what = Kind.REWRITTEN if same and kind is Kind.ATTRIBUTE else kind
-                self.note(what, owner.path, name, code, line, guarded)
-            self._seen[owner.key] = now
+            for kind, name in owner.changes():
+                self.note(kind, owner.path, name, code, line, guarded)
 
     def note(self, kind: Kind, path: str, name: str, code: CodeType, line: int, guarded: bool) -> None:
         change = Finding(kind, path, name, kind.cure, code, line, guarded)
@@ -196,15 +184,14 @@ class _Frame:
 def rewritten_attributes(code: CodeType) -> _Lines:
     """The attributes of `self` that a method assigns, by line; also where the value stays the same."""
     found: dict[int, tuple[str, ...]] = {}
-    before = ""
-    for one in dis.get_instructions(code):
-        if one.opname == "STORE_ATTR" and before == "self" and one.positions and one.positions.lineno:
-            line = one.positions.lineno
+    instructions = [one for one in dis.get_instructions(code) if one.opname not in ("CACHE", "EXTENDED_ARG")]
+    for before, one in pairwise(instructions):
+        # Two variables are loaded at once from Python 3.13 on.
+        loaded = before.argval if isinstance(before.argval, tuple) else (before.argval,)
+        is_self = "LOAD_FAST" in before.opname and loaded[-1] == "self"
+        line = one.positions.lineno if one.positions else None
+        if one.opname == "STORE_ATTR" and is_self and line:
             found[line] = (*found.get(line, ()), str(one.argval))
-        if one.opname not in ("CACHE", "EXTENDED_ARG"):
-            # Two variables are loaded at once from Python 3.13 on.
-            loaded = one.argval if isinstance(one.argval, tuple) else (one.argval,)
-            before = str(loaded[-1]) if "LOAD_FAST" in one.opname else ""
     return found
 
 
@@ -224,8 +211,3 @@ def code_of(function: Any) -> CodeType | None:
     plain = plain if hasattr(plain, "__code__") else vars(type(plain)).get("__call__")
     code = getattr(plain, "__code__", None)
     return code if isinstance(code, CodeType) else None
-
-
-def _different(before: Look, now: Look) -> list[tuple[Kind, str]]:
-    missing = object()
-    return [key for key in {**before, **now} if before.get(key, missing) != now.get(key, missing)]

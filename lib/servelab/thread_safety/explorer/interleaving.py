@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -92,37 +92,31 @@ class Choice:
         return self.current is not None and thread != self.current
 
 
+@dataclass
 class Interleaving:
     """One run of a section.
 
-    choices: filled by `run()`, one for each operation. shared: what the section builds, with locks that wait
-    at the scheduler. decide: says before every operation who is next. points: where threads are stopped.
+    shared: what the section builds, with locks that wait at the scheduler. decide: says who is next, before
+    every operation. points: where threads are stopped. choices: filled by `run()`, one for each operation.
     """
 
-    def __init__(
-        self,
-        section: CriticalSection,
-        shared: Any,
-        decide: Decide,
-        *,
-        points: Points = own_operations,
-        watched: bool = False,
-    ) -> None:
-        self.choices: list[Choice] = []
-        self._section = section
-        self._shared = shared
-        self._decide = decide
-        self._points = points
-        self._show = section.watch if watched else None
+    section: CriticalSection
+    shared: Any
+    decide: Decide
+    points: Points = own_operations
+    watched: bool = False
+    choices: list[Choice] = field(default_factory=list, init=False)
+    _actions: list[Action] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
         self._scheduler = Scheduler(self._choose)
-        self._actions: list[Action] = []
 
     def run(self) -> Run:
         """Once. Raises what `decide` raises, and Stuck when the threads do not come on."""
         before = self._seen()
-        tasks = zip(THREADS, self._section.tasks, strict=False)
-        works = {name: partial(task, self._shared) for name, task in tasks}
-        with Tracer(self._stop_before, self._points) as begin:
+        tasks = zip(THREADS, self.section.tasks, strict=False)
+        works = {name: partial(task, self.shared) for name, task in tasks}
+        with Tracer(self._stop_before, self.points) as begin:
             self._scheduler.run(works, begin)
         self._note_what_is_seen()
         ending, why = self._judged()
@@ -130,7 +124,7 @@ class Interleaving:
         return Run(schedule, tuple(self._actions), ending, why, before)
 
     def _choose(self, able: Sequence[str], current: str | None) -> str:
-        taken = self._decide(able, current)
+        taken = self.decide(able, current)
         self.choices.append(Choice(tuple(able), current, taken))
         return taken
 
@@ -141,11 +135,12 @@ class Interleaving:
 
     def _note_what_is_seen(self) -> None:
         """The newest operation is done: note what it left."""
-        if self._show is not None and self._actions:
+        if self._actions:
             self._actions[-1] = dataclasses.replace(self._actions[-1], seen=self._seen())
 
     def _seen(self) -> str:
-        return "" if self._show is None else str(self._show(self._shared))
+        show = self.section.watch if self.watched else None
+        return "" if show is None else str(show(self.shared))
 
     def _judged(self) -> tuple[Ending, str]:
         ended, waiting = self._scheduler.ended, self._scheduler.deadlocked
@@ -155,7 +150,7 @@ class Interleaving:
             if one.error is not None:
                 return Ending.RAISED, f"{name}: {type(one.error).__name__}: {one.error}"
         try:
-            self._section.check(self._shared, [one.value for _, one in sorted(ended.items())])
+            self.section.check(self.shared, [one.value for _, one in sorted(ended.items())])
         except AssertionError as broken:
             return Ending.BROKEN, str(broken).partition("\n")[0]
         return Ending.HELD, ""

@@ -9,13 +9,11 @@ Knows nothing about what the locks guard.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from servelab.thread_safety.explorer.scheduler import scheduler_here, thread_here
-from servelab.values.copying import fresh_copy
+from servelab.values.copying import Model, fresh_copy
 from servelab.values.fingerprints import LockLike
-
-Shared = TypeVar("Shared")
 
 
 class ScheduledLock(LockLike):
@@ -127,7 +125,7 @@ def _require(is_mine: bool, what: str) -> None:
         raise RuntimeError(f"cannot {what} un-acquired lock")
 
 
-def with_scheduled_locks(shared: Shared, share: Iterable[object] = ()) -> Shared:
+def with_scheduled_locks(shared: Model, share: Iterable[object] = ()) -> Model:
     """A fresh copy whose locks wait at the scheduler; what is in `share` is the same in it."""
     return fresh_copy(
         shared,

@@ -28,7 +28,6 @@ _PRIVATE = (
     "LOAD_BUILD_CLASS", "PUSH_EXC_INFO", "CHECK_EXC", "RERAISE", "POP_EXCEPT", "LOAD_ASSERTION_ERROR",
     "CALL_INTRINSIC", "INTERPRETER_EXIT", "ASYNC_GEN_WRAP", "LOAD_SPECIAL",
 )  # fmt: skip
-_NO_OPERATION = ("CACHE", "PRECALL", "EXTENDED_ARG")  # belong to the instruction beside them
 _VERBS = {
     "RETURN": "return", "LOAD": "read", "STORE": "write", "DELETE": "delete", "CALL": "call",
     "COMPARE": "compare", "CONTAINS": "look in", "FOR": "next of", "GET": "iterate", "TO": "test",
@@ -59,7 +58,11 @@ def operations(code: CodeType, names: Mapping[str, Any], with_return: bool = Fal
     found: dict[int, Operation] = {}
     before: list[dis.Instruction] = []
     for instruction in dis.get_instructions(code):
-        if instruction.opname in _NO_OPERATION:
+        if instruction.opname in (
+            "CACHE",
+            "PRECALL",
+            "EXTENDED_ARG",
+        ):  # belong to the instruction beside them
             continue
         is_return = with_return and instruction.opname.startswith("RETURN")
         if is_return or not _is_private(instruction, before, names):

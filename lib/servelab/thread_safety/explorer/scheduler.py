@@ -38,14 +38,6 @@ class Ended:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Wait:
-    """What a thread waits for, and whether it may give up."""
-
-    is_over: Callable[[], bool]
-    may_give_up: bool
-
-
 class Scheduler:
     """For one run. `run()` starts the threads and returns when all have ended, or nobody can go on.
 
@@ -59,7 +51,8 @@ class Scheduler:
         self._decide = decide
         self._gates: dict[str, threading.Lock] = {}  # a closed one holds its thread
         self._starting = True
-        self._waits: dict[str, _Wait] = {}
+        self._waits: dict[str, Callable[[], bool]] = {}  # until what
+        self._impatient: set[str] = set()  # those of them who may give up
         self._moved = _closed_gate()  # opened for the caller of run(): it has something to see
         self._over = False
         self._failure: Exception | None = None
@@ -129,14 +122,17 @@ class Scheduler:
         while not ready():
             if may_give_up and not any(other != name for other in self._free()):
                 break
-            self._waits[name] = _Wait(ready, may_give_up)
+            self._waits[name] = ready
+            if may_give_up:
+                self._impatient.add(name)
             self.point()
         self._waits.pop(name, None)
+        self._impatient.discard(name)
 
     def _free(self) -> list[str]:
         """Those who wait for nothing, or for something that has come about."""
         left = [name for name in self._gates if name not in self.ended]
-        return [name for name in left if name not in self._waits or self._waits[name].is_over()]
+        return [name for name in left if name not in self._waits or self._waits[name]()]
 
     def _next(self, current: str | None) -> None:
         """Let whoever is chosen go on; hold the current thread if it is somebody else, or nobody."""
@@ -153,7 +149,7 @@ class Scheduler:
         if self._starting:
             self._moved.release()
             return None
-        able = self._free() or [name for name, wait in self._waits.items() if wait.may_give_up]
+        able = self._free() or [name for name in self._waits if name in self._impatient]
         if not able:
             self.deadlocked = tuple(name for name in self._gates if name not in self.ended)
             self._end_run(None)

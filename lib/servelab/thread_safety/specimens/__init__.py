@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from servelab.thread_safety.specimens import generation, modes, outside, state
 from servelab.thread_safety.specimens.specimen import Place, Specimen
-from servelab.thread_safety.specimens.state import Counter, LocalStash, Stash
-from servelab.thread_safety.specimens.tally import LockedTally, Tally
+from servelab.thread_safety.specimens.state import Counter, LocalStash, LockedTally, Stash, Tally
 
-ALL: tuple[Specimen, ...] = (
-    *modes.SPECIMENS,
-    *state.SPECIMENS,
-    *generation.SPECIMENS,
-    *outside.SPECIMENS,
-)
+ALL: tuple[Specimen, ...] = modes.SPECIMENS + state.SPECIMENS + generation.SPECIMENS + outside.SPECIMENS
 
 
 def named(name: str) -> Specimen:

@@ -56,13 +56,8 @@ def tiny_llama(**changes: Any) -> Any:
 
 def answer(network: Any, prompt: Tensor, **settings: Any) -> Tensor:
     """The tokens that follow the prompt (1, length); greedy."""
-    tokens: Tensor = network.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=NEW_TOKENS,
-        do_sample=False,
-        **settings,
-    )
+    greedy = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": NEW_TOKENS, "do_sample": False}
+    tokens: Tensor = network.generate(prompt, **greedy, **settings)
     return tokens[0, prompt.shape[1] :]
 
 
