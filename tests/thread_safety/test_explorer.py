@@ -138,6 +138,23 @@ def test_every_order_can_be_replayed_and_ends_as_it_was_found() -> None:
         assert replay_schedule(section, schedule).why == broken.get(schedule, "")
 
 
+WITHOUT_TORCH = """
+import sys
+sys.path[:0] = {paths!r}
+from servelab.thread_safety import CriticalSection, explore, replay_schedule
+from thread_safety.programs import Command, Registers, compiled
+count = compiled((Command("increment", "a"),))
+section = CriticalSection(Registers, [count, count], lambda *_: None)
+print(explore(section, progress=False).interleavings, "torch" in sys.modules)
+"""
+
+
+def test_exploring_needs_no_torch() -> None:
+    code = WITHOUT_TORCH.format(paths=[str(Path(__file__).parent.parent)])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["20", "False"], done.stderr
+
+
 ELSEWHERE = """
 import sys
 sys.path[:0] = {paths!r}
@@ -215,20 +232,35 @@ def serial_outcomes(some: tuple[Program, ...]) -> set[Outcome]:
     return found
 
 
-def agree_with_brute_force(some: tuple[Program, ...]) -> None:
+def agree_with_brute_force(some: tuple[Program, ...], most: int = 150) -> Exploration:
     possible = outcomes(some)
     wrong = possible - serial_outcomes(some)
-    seen, section, found = seen_by_exploring(some, wrong, most=150)
+    seen, section, found = seen_by_exploring(some, wrong, most=most)
     assert seen == possible if found.complete else seen <= possible
     assert found.safe == (not wrong) or not found.complete
     for one in found.broken[:3]:
         assert replay_schedule(section, one.schedule).why == one.why
+    return found
 
 
-@settings(max_examples=20)
+# Of each kind one that touches what the others touch, with and without the lock.
+MEETING = [
+    Command(kind, "a", constant=constant, locked=locked)
+    for kind, constant in (("read", None), ("write", 2), ("increment", None), ("raise_to", 1))
+    for locked in (False, True)
+]
+
+
+@pytest.mark.parametrize("one", MEETING, ids=lambda one: f"{one.kind}{' locked' * one.locked}")
+def test_every_pair_of_commands_comes_to_what_brute_force_says(one: Command) -> None:
+    for other in MEETING[MEETING.index(one) :]:
+        assert agree_with_brute_force(((one,), (other,))).complete
+
+
+@settings(max_examples=10)
 @given(st.tuples(programs(2), programs(2)))
 def test_two_threads_come_to_what_brute_force_says(some: tuple[Program, ...]) -> None:
-    agree_with_brute_force(some)
+    agree_with_brute_force(some, most=400)
 
 
 @settings(max_examples=6)
@@ -306,7 +338,8 @@ def test_code_first_reached_in_a_late_interleaving_is_stopped_in_at_once() -> No
         return rare(tally) if tally.value != first else None  # when another one came in between
 
     seen = set()
-    assert all_of(CriticalSection(Tally, [look, add, add], lambda _, results: seen.add(results[0]))).complete
+    section = CriticalSection(Tally, [look, add, add], lambda _, results: seen.add(results[0]))
+    assert all_of(section, switches=2).complete
     assert seen == {None, (1, 1), (1, 2), (2, 2)}
 
 

@@ -27,11 +27,11 @@ MODULE = types.ModuleType("somewhere_else")
 GLOBAL = 0
 
 
-def outcomes(build: Callable[[], Any], *tasks: Callable[[Any], Any]) -> set[Any]:
+def outcomes(build: Callable[[], Any], *tasks: Callable[[Any], Any], switches: int | None = None) -> set[Any]:
     """What the tasks return, in all interleavings; an error counts as its name."""
     seen = set()
     section = CriticalSection(build, tasks, lambda shared, results: seen.add(tuple(results)))
-    found = explore(section, progress=False)
+    found = explore(section, switches=switches, progress=False)
     assert found.complete
     return seen | {one.why.split(":")[1].strip() for one in found.broken}
 
@@ -325,7 +325,7 @@ def test_asking_first_does_not_help() -> None:
     assert outcomes(lambda: Holder(items=[7]), pop_if_there, pop_if_there) == {
         (7, None), (None, 7), "IndexError",
     }  # fmt: skip
-    assert (1, 1) in outcomes(lambda: Holder(made=None), make_if_missing, make_if_missing)
+    assert (1, 1) in outcomes(lambda: Holder(made=None), make_if_missing, make_if_missing, switches=2)
 
 
 def test_a_variable_of_a_module_is_read_when_it_is_used() -> None:

@@ -246,6 +246,15 @@ def test_a_twin_gives_each_caller_what_it_gets_alone(
     assert report.no_difference, str(report)
 
 
+@pytest.mark.parametrize("specimen", specimens.ALL, **names)
+def test_each_says_what_breaks_and_what_helps(specimen: Specimen) -> None:
+    for said in (specimen.breaks, specimen.cure):
+        assert said.endswith(".")
+        assert "\n" not in said
+        assert "  " not in said
+    assert specimen.breaks != specimen.cure
+
+
 def test_an_unknown_name_gets_the_list() -> None:
     with pytest.raises(LookupError, match="choose one of batch_norm_training, dropout_training"):
         specimens.named("nothing")
