@@ -147,7 +147,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from servelab.thread_safety.audit import terminal
+    from servelab.thread_safety.auditing import terminal
 
     return terminal.run(options.factory, options.example)
 

@@ -11,7 +11,7 @@ from servelab.lab.figures import Drawing, palette
 from servelab.lab.figures.hammer import LOOKS, MOST_CALLS, hammered
 from servelab.lab.figures.memory_of_threads import memory_of_threads
 from servelab.memory import MemoryReport, parallel_memory
-from servelab.thread_safety.hammer import Call, HammerReport, Outcome, StateDifference
+from servelab.thread_safety.hammering import Call, HammerReport, Outcome, StateDifference
 
 
 def call(number: int, threads: int, outcome: Outcome) -> Call:

@@ -4,12 +4,12 @@ import dataclasses
 
 from servelab.lab.exercises.thread_safety import adding
 from servelab.lab.figures.threads import FEW, MOST_ROWS, rows, thread_steps
-from servelab.thread_safety import PYTHON, CriticalSection, explore, replay, specimens
+from servelab.thread_safety import PYTHON, CriticalSection, explore, replay_schedule, specimens
 
 
 def test_a_broken_run_is_told_in_words_too() -> None:
     section = adding(specimens.Tally)
-    run = replay(section, explore(section, progress=False).simplest.schedule)
+    run = replay_schedule(section, explore(section, progress=False).simplest.schedule)
     drawing = thread_steps(run, says="Lost.")
     assert "A read self.value (value = 0)" in repr(drawing)
     assert "the tally is 1, and 2 were added" in repr(drawing)
@@ -21,7 +21,7 @@ def test_three_threads_and_long_runs_are_drawn() -> None:
         raise AssertionError("as asked")
 
     section = dataclasses.replace(adding(specimens.LockedTally, threads=3), check=never)
-    run = replay(section, explore(section, most=1, progress=False).simplest.schedule)
+    run = replay_schedule(section, explore(section, most=1, progress=False).simplest.schedule)
     drawing = thread_steps(run, says="One after the other.")
     assert "C write self.value (value = 3)" in repr(drawing)
     long = dataclasses.replace(run, actions=run.actions * 20)
@@ -36,7 +36,7 @@ def test_in_a_long_run_only_what_no_other_thread_can_notice_is_folded() -> None:
     stash = specimens.named("stash")
     mine, yours = stash.inputs(2)
     section = CriticalSection(stash.build, [lambda one: one(*mine), lambda one: one(*yours)], wrong)
-    run = replay(section, explore(section, most=1, switches=0, progress=False).simplest.schedule)
+    run = replay_schedule(section, explore(section, most=1, switches=0, progress=False).simplest.schedule)
     assert len(run.actions) > FEW
     drawn = [row.text for row in rows(run)]
     folded = [row.text for row in rows(run) if row.is_folded]
@@ -49,7 +49,7 @@ def test_in_a_long_run_only_what_no_other_thread_can_notice_is_folded() -> None:
 
 def test_what_changes_something_that_is_watched_is_never_folded() -> None:
     states = iter(range(10_000))
-    run = replay(adding(specimens.Tally), f"{PYTHON}:A3 B3")
+    run = replay_schedule(adding(specimens.Tally), f"{PYTHON}:A3 B3")
     restless = [dataclasses.replace(one, seen=str(next(states))) for one in run.actions * 5]
     long = dataclasses.replace(run, actions=tuple(restless))
     assert [row.text for row in rows(long)] == [str(one.operation) for one in restless]

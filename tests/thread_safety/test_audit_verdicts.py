@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import random
 import sys
 import threading
@@ -72,6 +73,59 @@ def test_no_false_alarm_on_a_clean_model_in_eval(name: str) -> None:
     report = audit(model.eval(), example)
     assert report.verdict is Verdict.SAFE, str(report)
     assert not report.problems
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "Rwkv": {"hidden_size": 16, "num_hidden_layers": 2, "rescale_every": 1},
+    "Funnel": {"d_model": 16, "block_sizes": [1, 1], "n_head": 2, "d_head": 8, "d_inner": 32},
+    "CTRL": {"n_embd": 16, "n_layer": 1, "n_head": 2, "dff": 32},
+    "Reformer": {
+        "hidden_size": 16, "num_attention_heads": 2, "attention_head_size": 8, "feed_forward_size": 32,
+        "attn_layers": ["lsh"], "axial_pos_embds": False, "max_position_embeddings": 64,
+        "lsh_attn_chunk_length": 4, "num_buckets": 2, "is_decoder": False,
+    },
+}  # fmt: skip
+
+
+@functools.cache
+def faulty_report(family: str) -> AuditReport:
+    """Of a model of transformers (5.23) that changes something in eval mode."""
+    config = getattr(transformers, f"{family}Config")(vocab_size=60, **SETTINGS[family])
+    model: nn.Module = getattr(transformers, f"{family}Model")(config)
+    return audit(model.eval(), torch.arange(3, 11)[None])
+
+
+LOCAL, ITS_OWN = "keep it in a local variable", "give each request a torch.Generator of its own"
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "line", "cure"),
+    [
+        ("Rwkv", "layers_are_rescaled", "self.layers_are_rescaled = not self.training", LOCAL),
+        ("Funnel", "pooling_mult", "self.pooling_mult = 1", LOCAL),
+        ("CTRL", "pos_encoding", "self.pos_encoding = self.pos_encoding.to(", LOCAL),
+        ("Reformer", "torch", "random_rotations = torch.randn(", ITS_OWN),
+    ],
+    ids=list(SETTINGS),
+)
+def test_what_transformers_changes_in_eval_is_found_with_its_line_and_cure(
+    family: str, name: str, line: str, cure: str
+) -> None:
+    report = faulty_report(family)
+    assert report.verdict is (Verdict.SUSPECT if family == "CTRL" else Verdict.UNSAFE)
+    first = report.problems[0]
+    assert first.name == name
+    assert first.source.startswith(line)
+    assert first.place.startswith(f"transformers/models/{family.lower()}/")
+    assert cure in report.sentence
+
+
+def test_weights_that_forward_rescales_are_each_named() -> None:
+    report = faulty_report("Rwkv")
+    scaled = [one.path for one in report.problems if one.kind is Kind.PARAMETER]
+    parts = ("attention.output", "feed_forward.value")
+    assert scaled == [f"blocks.{layer}.{part}" for layer in range(2) for part in parts]
+    assert "do not train and serve with one instance" in report.sentence
 
 
 def test_batch_norm_is_caught_where_no_version_counter_tells() -> None:
@@ -242,6 +296,25 @@ def test_locks_and_what_belongs_to_a_thread() -> None:
     assert "waited for each other" in deadlocked.sentence
 
 
+class LockedDraw(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with self.lock:
+            return x + torch.rand(1)
+
+
+def test_a_lock_is_no_cure_for_a_draw_that_is_made_under_one() -> None:
+    report = audit(LockedDraw().eval(), torch.ones(1, 3))
+    assert report.verdict is Verdict.UNSAFE
+    assert [one.guarded for one in report.problems] == [True]
+    assert "give each request a torch.Generator of its own" in report.sentence
+    assert "lock" not in report.sentence
+    assert "pool" not in report.sentence
+
+
 def test_forced_meetings_find_what_is_lost_and_what_is_mixed() -> None:
     counter, stash = specimens.named("counter"), specimens.named("stash")
     lost = audit(counter.build(), *counter.inputs(2))
@@ -333,7 +406,7 @@ class LockOfTheModule(nn.Module):
 
 
 def test_a_lock_that_the_audit_cannot_know_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servelab.thread_safety.turnstile.Turnstile.__init__.__defaults__", (0.3,))
+    monkeypatch.setattr("servelab.thread_safety.explorer.scheduler.PATIENCE", 0.3)
     with pytest.raises(ValueError, match="make its locks in __init__"):
         audit(LockOfTheModule().eval(), torch.ones(1, 3))
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from servelab.thread_safety import specimens
-from servelab.thread_safety.hammer import Outcome, hammer
-from servelab.values.comparing import leaves
+from servelab.thread_safety.hammering import Outcome, hammer
 from servelab.thread_safety.specimens.generation import tiny_llama
+from servelab.values.comparing import leaves
 
 NUMBERS = [torch.tensor([float(number), 1.0]) for number in range(8)]
 

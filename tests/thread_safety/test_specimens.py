@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from servelab.memory import graph_bytes
 from servelab.thread_safety import specimens
-from servelab.values.copying import fresh_copy
-from servelab.thread_safety.hammer import hammer
-from servelab.values.comparing import differences, leaves
+from servelab.thread_safety.hammering import hammer
 from servelab.thread_safety.specimens import Specimen
+from servelab.values.comparing import differences, leaves
+from servelab.values.copying import fresh_copy
 
 GIVE_UP = 20.0  # seconds; decides nothing, only ends a test that is broken
 MOMENT = 0.02  # seconds for which a twin's second thread may wait at a lock
@@ -244,6 +244,15 @@ def test_a_twin_gives_each_caller_what_it_gets_alone(
     inputs = [torch.randn(length, 16, generator=draws) for length in lengths]
     report = hammer(specimen.build_safe(), inputs, threads=threads, rounds=3)
     assert report.no_difference, str(report)
+
+
+@pytest.mark.parametrize("specimen", specimens.ALL, **names)
+def test_each_says_what_breaks_and_what_helps(specimen: Specimen) -> None:
+    for said in (specimen.breaks, specimen.cure):
+        assert said.endswith(".")
+        assert "\n" not in said
+        assert "  " not in said
+    assert specimen.breaks != specimen.cure
 
 
 def test_an_unknown_name_gets_the_list() -> None:

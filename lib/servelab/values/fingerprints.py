@@ -22,16 +22,13 @@ DEPTH = 4  # objects inside objects that are looked into
 ENTRIES = 200  # of a container
 CONTENT = 2_000_000  # numbers: the content of larger tensors is trusted to their version counter
 
-# A thread's own values are nobody else's affair; loggers are made for many threads.
-_PRIVATE = (threading.local, ModuleType, type, logging.Logger, logging.Handler)
-
 
 class LockLike:
     """What a class of locks inherits, so that a lock is the same lock whoever holds it."""
 
-    def state(self) -> Any:
-        """Who holds it, and whatever else changes when it is taken or released."""
-        raise NotImplementedError
+
+# A thread's own values are nobody else's affair; loggers are made for many threads.
+_NOT_LOOKED_INTO = (threading.local, ModuleType, type, logging.Logger, logging.Handler, LockLike)
 
 
 class _Same:
@@ -54,13 +51,13 @@ def fingerprint(
     depth: int = DEPTH,
     *,
     modules: bool = False,
-    locks: bool = False,
+    hashed: int = CONTENT,
     within: frozenset[int] = frozenset(),
 ) -> Any:
     """Something that is equal to an earlier fingerprint if nothing has changed since.
 
-    modules: look into nn.Modules, too. locks: a lock changes when it is taken or released. within: the
-    modules that are being looked into already, for one may know its parent.
+    modules: look into nn.Modules, too. hashed: the most numbers of a tensor whose content is looked at.
+    within: the modules that are being looked into already, for one may know its parent.
     """
     if value is None or isinstance(value, int | str | bytes):
         return (bool, value) if isinstance(value, bool) else value  # True is equal to 1
@@ -68,11 +65,9 @@ def fingerprint(
         return repr(value)  # a NaN is not equal to itself, its repr is
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        return _of_tensor(value)
-    if isinstance(value, LockLike):
-        return (_Same(value), value.state()) if locks else _Same(value)
+        return _of_tensor(value, hashed)
     is_module = torch is not None and isinstance(value, torch.nn.Module)
-    if isinstance(value, _PRIVATE) or (is_module and (not modules or id(value) in within)):
+    if isinstance(value, _NOT_LOOKED_INTO) or (is_module and (not modules or id(value) in within)):
         return _Same(value)
     if depth == 0 and not is_module:
         return _Same(value)
@@ -81,7 +76,7 @@ def fingerprint(
         return _Same(value), drawn
     # A module in a module is not deep inside, however many there are.
     depth, within = (DEPTH, within | {id(value)}) if is_module else (depth - 1, within)
-    inner = functools.partial(fingerprint, modules=modules, locks=locks, within=within)
+    inner = functools.partial(fingerprint, modules=modules, hashed=hashed, within=within)
     return _Same(value), _of_content(value, depth, inner)
 
 
@@ -119,13 +114,7 @@ def parts(tensor: Any) -> tuple[Any, ...] | None:
     return (tensor.int_repr(),) if tensor.is_quantized else None
 
 
-def global_lots() -> Any:
-    """The state of the generators that a whole process shares; that of torch only where it is in use."""
-    torch = sys.modules.get("torch")
-    return hash(random.getstate()), content(torch.get_rng_state()) if torch is not None else 0
-
-
-def _of_tensor(tensor: Any) -> Any:
+def _of_tensor(tensor: Any, most: int) -> Any:
     if hasattr(tensor, "materialize"):  # of a lazy module that was not called yet
         return _Same(tensor)
     version = None if tensor.is_inference() else tensor._version
@@ -134,7 +123,7 @@ def _of_tensor(tensor: Any) -> Any:
     inside = parts(tensor)
     if inside is not None:
         return _Same(tensor), version, [(tuple(part.shape), content(part)) for part in inside]
-    hashed = content(tensor) if tensor.numel() <= CONTENT else None
+    hashed = content(tensor) if tensor.numel() <= most else None
     return (_Same(tensor), version, tuple(tensor.shape), tensor.data_ptr() if tensor.numel() else 0, hashed)
 
 

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
-from servelab.thread_safety.operations import is_yours
+from servelab.thread_safety.explorer.user_code import is_yours
 
 PATIENCE = 1.5  # seconds until a borrower who could go on counts as forgotten
 THREADS = 8

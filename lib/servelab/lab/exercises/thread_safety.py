@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
-from servelab.thread_safety import AuditReport, CriticalSection, Verdict, audit, replay, specimens
-from servelab.thread_safety.interleavings import PYTHON
-from servelab.thread_safety.specimens.tally import Tally
+from servelab.thread_safety import AuditReport, CriticalSection, Verdict, audit, replay_schedule, specimens
+from servelab.thread_safety.explorer.schedules import PYTHON
+from servelab.thread_safety.specimens import Tally
 
 WIDTH = 4
 
@@ -151,7 +151,7 @@ def check_schedule(schedule: str | None) -> str:
     if not isinstance(schedule, str):
         raise NotYet(f'This is {schedule!r}: write the schedule between quotation marks, such as "A3 B3".')
     try:
-        run = replay(adding(Tally), f"{PYTHON}:{schedule.removeprefix(f'{PYTHON}:')}")
+        run = replay_schedule(adding(Tally), f"{PYTHON}:{schedule.removeprefix(f'{PYTHON}:')}")
     except ValueError as misfit:
         raise NotYet(
             f"{schedule!r} is no order of these operations: write letters with numbers, as in A1 B3 A2. Each "

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, cut_to, lines_height, title
-from servelab.thread_safety.hammer import Call, HammerReport, Outcome, StateDifference
+from servelab.thread_safety.hammering import Call, HammerReport, Outcome, StateDifference
 
 MOST_CALLS = 80  # more would be too narrow to tell apart
 BEFORE = 0.2  # of those, how many come before the first that is wrong

@@ -13,7 +13,7 @@ from matplotlib.patches import FancyBboxPatch
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, cut_to, lines_height
 from servelab.thread_safety import Run
-from servelab.thread_safety.interleavings import Action
+from servelab.thread_safety.explorer.interleaving import Action
 
 ROW = 0.34  # inches
 MARGIN = 0.35

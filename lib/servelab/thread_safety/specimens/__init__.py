@@ -2,40 +2,11 @@
 
 from __future__ import annotations
 
-from servelab.thread_safety.specimens.generation import DYNAMIC_ROPE, EARLY_EXIT, SHARED_PROCESSORS
-from servelab.thread_safety.specimens.modes import BATCH_NORM_TRAINING, DROPOUT_TRAINING, GRADIENTS_KEPT
-from servelab.thread_safety.specimens.outside import EDITED_INPUT, GLOBAL_DRAW, HOOK
+from servelab.thread_safety.specimens import generation, modes, outside, state
 from servelab.thread_safety.specimens.specimen import Place, Specimen
-from servelab.thread_safety.specimens.state import (
-    COUNTER,
-    LAZY_BUFFER,
-    SHARED_CACHE,
-    SLOW_COUNTER,
-    STASH,
-    CacheOnSelf,
-    CachePassedAlong,
-    Counter,
-    LocalStash,
-    Stash,
-)
-from servelab.thread_safety.specimens.tally import LockedTally, Tally
+from servelab.thread_safety.specimens.state import Counter, LocalStash, LockedTally, Stash, Tally
 
-ALL: tuple[Specimen, ...] = (
-    BATCH_NORM_TRAINING,
-    DROPOUT_TRAINING,
-    COUNTER,
-    SLOW_COUNTER,
-    STASH,
-    LAZY_BUFFER,
-    SHARED_CACHE,
-    DYNAMIC_ROPE,
-    EARLY_EXIT,
-    GLOBAL_DRAW,
-    SHARED_PROCESSORS,
-    EDITED_INPUT,
-    HOOK,
-    GRADIENTS_KEPT,
-)
+ALL: tuple[Specimen, ...] = modes.SPECIMENS + state.SPECIMENS + generation.SPECIMENS + outside.SPECIMENS
 
 
 def named(name: str) -> Specimen:
@@ -48,8 +19,6 @@ def named(name: str) -> Specimen:
 
 __all__ = [
     "ALL",
-    "CacheOnSelf",
-    "CachePassedAlong",
     "Counter",
     "LocalStash",
     "LockedTally",

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from servelab.thread_safety.specimens.specimen import SEED, Place, Specimen
 from servelab.values.copying import fresh_copy
-from servelab.thread_safety.specimens.specimen import SEED, Place, Specimen, seeded
 
 VOCABULARY = 97
 NEW_TOKENS = 6
@@ -56,13 +56,8 @@ def tiny_llama(**changes: Any) -> Any:
 
 def answer(network: Any, prompt: Tensor, **settings: Any) -> Tensor:
     """The tokens that follow the prompt (1, length); greedy."""
-    tokens: Tensor = network.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=NEW_TOKENS,
-        do_sample=False,
-        **settings,
-    )
+    greedy = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": NEW_TOKENS, "do_sample": False}
+    tokens: Tensor = network.generate(prompt, **greedy, **settings)
     return tokens[0, prompt.shape[1] :]
 
 
@@ -79,6 +74,8 @@ class Budget:
 
 
 class OneProcessorForAll:
+    """A logits processor that remembers something of its request mixes two requests that share it."""
+
     def __init__(self) -> None:
         self.network = tiny_llama()
         self.processor = Budget()
@@ -89,6 +86,8 @@ class OneProcessorForAll:
 
 
 class AProcessorForEachCall(OneProcessorForAll):
+    """New processors (stopping criteria, streamers) for every call of generate()."""
+
     def __call__(self, prompt: Tensor) -> Tensor:
         processor = Budget()
         processor.begin(prompt.shape[1])
@@ -96,11 +95,13 @@ class AProcessorForEachCall(OneProcessorForAll):
 
 
 class EarlyExit:
-    """Some requests ask to be drafted by the first layer alone, which is to change their speed only.
+    """generate(assistant_early_exit=1) sets the number of layers of the shared model while it drafts, so
+    others get an answer from one layer, or an error; and if the draft fails, the model stays so.
+
+    Some requests ask to be drafted by the first layer alone, which is to change their speed only.
 
     While it drafts, generate() writes `config.num_hidden_layers = 1` on the shared model, and then back
-    (EarlyExitCandidateGenerator.get_candidates). Whoever runs meanwhile gets one layer, or an error; and a
-    draft that fails leaves it at 1 for good, for nothing puts it back then.
+    (EarlyExitCandidateGenerator.get_candidates); after a draft that fails nothing puts it back.
     """
 
     def __init__(self) -> None:
@@ -111,6 +112,8 @@ class EarlyExit:
 
 
 class DrafterOfItsOwn(EarlyExit):
+    """A drafter with a configuration of its own, which shares only the weights."""
+
     def __init__(self) -> None:
         super().__init__()
         self.drafter = fresh_copy(self.network, share=self.network.parameters())  # no second set of weights
@@ -121,7 +124,10 @@ class DrafterOfItsOwn(EarlyExit):
 
 
 class DynamicRope(nn.Module):
-    """Stretches its position frequencies for a text longer than it was trained on.
+    """Dynamic RoPE keeps its frequencies on the layer, so a long text stretches the positions of a short one
+    that runs beside it.
+
+    It stretches its position frequencies for a text longer than it was trained on.
 
     transformers keeps the frequencies on the layer (`dynamic_rope_update`): a long text replaces them, a
     short one puts them back, and a call reads them some operators after it has set them.
@@ -155,6 +161,8 @@ class FrequenciesOfTheCall(nn.Module):
 
 
 class RopeOfEachCall(DynamicRope):
+    """Compute the frequencies in a local variable, or choose a scaling that does not depend on length."""
+
     def __init__(self) -> None:
         super().__init__()
         self.network.model.rotary_emb = FrequenciesOfTheCall(self.network.config)
@@ -173,34 +181,12 @@ def short_and_long(count: int) -> list[tuple[Tensor]]:
     return [(torch.randint(VOCABULARY, (1, length), generator=lots),) for length in lengths]
 
 
-SHARED_PROCESSORS = Specimen(
-    name="shared_processors",
-    breaks="A logits processor that remembers something of its request mixes two requests that share it.",
-    cure="New processors (stopping criteria, streamers) for every call of generate().",
-    lies=Place.OUTSIDE,
-    build=seeded(OneProcessorForAll),
-    build_safe=seeded(AProcessorForEachCall),
-    inputs=prompts,
-)
+def some_drafted(count: int) -> list[tuple[Tensor, bool]]:
+    return [(*prompt, bool(place % 2)) for place, prompt in enumerate(prompts(count))]
 
-EARLY_EXIT = Specimen(
-    name="early_exit",
-    breaks="generate(assistant_early_exit=1) sets the number of layers of the shared model while it drafts, "
-    "so others get an answer from one layer, or an error; and if the draft fails, the model stays so.",
-    cure="A drafter with a configuration of its own, which shares only the weights.",
-    lies=Place.MODULE,
-    build=seeded(EarlyExit),
-    build_safe=seeded(DrafterOfItsOwn),
-    inputs=lambda count: [(*prompt, bool(place % 2)) for place, prompt in enumerate(prompts(count))],
-)
 
-DYNAMIC_ROPE = Specimen(
-    name="dynamic_rope",
-    breaks="Dynamic RoPE keeps its frequencies on the layer, so a long text stretches the positions of a "
-    "short one that runs beside it.",
-    cure="Compute the frequencies in a local variable, or choose a scaling that does not depend on length.",
-    lies=Place.MODULE,
-    build=seeded(DynamicRope),
-    build_safe=seeded(RopeOfEachCall),
-    inputs=short_and_long,
+SPECIMENS = (
+    Specimen("dynamic_rope", Place.MODULE, DynamicRope, RopeOfEachCall, short_and_long),
+    Specimen("early_exit", Place.MODULE, EarlyExit, DrafterOfItsOwn, some_drafted),
+    Specimen("shared_processors", Place.OUTSIDE, OneProcessorForAll, AProcessorForEachCall, prompts),
 )

@@ -11,19 +11,39 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from servelab.thread_safety.specimens.specimen import WIDTH, Place, Specimen, examples, seeded
+from servelab.thread_safety.specimens.specimen import WIDTH, Place, Specimen, examples
 
 
-def normalising() -> nn.Sequential:
+def normalising_in_training() -> nn.Module:
+    """In training mode BatchNorm moves its running statistics at every call, and an answer depends on whoever
+    shares the batch.
+    """
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Linear(WIDTH, 4))
 
 
-def dropping() -> nn.Sequential:
+def normalising_in_eval() -> nn.Module:
+    """eval() makes it use the statistics and leave them alone."""
+    return normalising_in_training().eval()
+
+
+def dropping_in_training() -> nn.Module:
+    """In training mode Dropout draws from the one generator of the process, so an answer depends on who drew
+    before.
+    """
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Dropout(0.5), nn.Linear(WIDTH, 4))
 
 
+def dropping_in_eval() -> nn.Module:
+    """eval() makes Dropout do nothing."""
+    return dropping_in_training().eval()
+
+
 class NoGradAroundThePool:
-    """Answers each batch on a thread of its own."""
+    """no_grad() around a thread pool does nothing inside its threads, so every answer keeps the
+    activations it came from alive.
+
+    It answers each batch on a thread of its own.
+    """
 
     def __init__(self) -> None:
         self.network = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 4))
@@ -34,6 +54,8 @@ class NoGradAroundThePool:
 
 
 class NoGradInTheThread(NoGradAroundThePool):
+    """Enter no_grad() or inference_mode() in the thread that runs the model."""
+
     def __call__(self, batches: Tensor) -> list[Tensor]:
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(self.answer, batches))
@@ -44,35 +66,10 @@ class NoGradInTheThread(NoGradAroundThePool):
         return answer
 
 
-BATCH_NORM_TRAINING = Specimen(
-    name="batch_norm_training",
-    breaks="In training mode BatchNorm moves its running statistics at every call, and an answer depends on "
-    "whoever shares the batch.",
-    cure="eval() makes it use the statistics and leave them alone.",
-    lies=Place.MODULE,
-    build=seeded(lambda: normalising().train()),
-    build_safe=seeded(lambda: normalising().eval()),
-    inputs=examples(4, WIDTH),
-)
+rows = examples(4, WIDTH)
 
-DROPOUT_TRAINING = Specimen(
-    name="dropout_training",
-    breaks="In training mode Dropout draws from the one generator of the process, so an answer depends on "
-    "who drew before.",
-    cure="eval() makes Dropout do nothing.",
-    lies=Place.OUTSIDE,
-    build=seeded(lambda: dropping().train()),
-    build_safe=seeded(lambda: dropping().eval()),
-    inputs=examples(4, WIDTH),
-)
-
-GRADIENTS_KEPT = Specimen(
-    name="gradients_kept",
-    breaks="no_grad() around a thread pool does nothing inside its threads, so every answer keeps the "
-    "activations it came from alive.",
-    cure="Enter no_grad() or inference_mode() in the thread that runs the model.",
-    lies=Place.OUTSIDE,
-    build=seeded(NoGradAroundThePool),
-    build_safe=seeded(NoGradInTheThread),
-    inputs=examples(2, 4, WIDTH),
+SPECIMENS = (
+    Specimen("batch_norm_training", Place.MODULE, normalising_in_training, normalising_in_eval, rows),
+    Specimen("dropout_training", Place.OUTSIDE, dropping_in_training, dropping_in_eval, rows),
+    Specimen("gradients_kept", Place.OUTSIDE, NoGradAroundThePool, NoGradInTheThread, examples(2, 4, WIDTH)),
 )

@@ -10,13 +10,17 @@ import threading
 import torch
 from torch import Tensor, nn
 
-from servelab.thread_safety.specimens.specimen import SEED, WIDTH, Place, Specimen, examples, seeded
+from servelab.thread_safety.specimens.specimen import SEED, WIDTH, Place, Specimen, examples
 
 DRAWS = 8
 
 
 class SeedsEverybody:
-    """Draws tokens. Seeds the one generator of the process, for all who draw from it."""
+    """Whoever draws from the global generator takes lots from everybody else, so a seed no longer says
+    what comes.
+
+    It draws tokens, and seeds the one generator of the process for all who draw from it.
+    """
 
     def __call__(self, weights: Tensor, seed: int) -> list[int]:
         torch.manual_seed(seed)
@@ -24,13 +28,19 @@ class SeedsEverybody:
 
 
 class SeedsItsOwn:
+    """A torch.Generator for each request, seeded with the request's seed."""
+
     def __call__(self, weights: Tensor, seed: int) -> list[int]:
         lots = torch.Generator().manual_seed(seed)
         return [int(torch.multinomial(weights, 1, generator=lots)) for _ in range(DRAWS)]
 
 
 class ScalesInPlace:
-    """The distribution of the next token. Requests with the same prompt share the logits."""
+    """An operation in place changes the tensor for everyone who was given it: here each request scales logits
+    that the others scaled before.
+
+    It computes the distribution of the next token. Requests with the same prompt share the logits.
+    """
 
     def __call__(self, logits: Tensor, temperature: float) -> Tensor:
         logits /= temperature
@@ -38,13 +48,19 @@ class ScalesInPlace:
 
 
 class ScalesACopy:
+    """The operation out of place: `logits / temperature` makes a tensor of the request's own."""
+
     def __call__(self, logits: Tensor, temperature: float) -> Tensor:
         logits = logits / temperature
         return logits.softmax(-1)
 
 
 class FeaturesInOneDict:
-    """Returns the answer and the features inside, which a forward hook collects."""
+    """A forward hook collects features in a dict that all callers share, and one reads what another's call
+    left there.
+
+    It returns the answer and the features inside.
+    """
 
     def __init__(self) -> None:
         self.network = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 4))
@@ -60,6 +76,8 @@ class FeaturesInOneDict:
 
 
 class FeaturesOfEachThread(FeaturesInOneDict):
+    """Storage of the calling thread (threading.local, or a context variable), or return the features."""
+
     def __init__(self) -> None:
         super().__init__()
         self.here = threading.local()
@@ -82,35 +100,8 @@ def logits_and_temperatures(count: int) -> list[tuple[Tensor, float]]:
     return [(logits, 0.5 + 0.01 * place) for place in range(count)]
 
 
-GLOBAL_DRAW = Specimen(
-    name="global_draw",
-    breaks="Whoever draws from the global generator takes lots from everybody else, so a seed no longer says "
-    "what comes.",
-    cure="A torch.Generator for each request, seeded with the request's seed.",
-    lies=Place.OUTSIDE,
-    build=SeedsEverybody,
-    build_safe=SeedsItsOwn,
-    inputs=weights_and_seeds,
-)
-
-EDITED_INPUT = Specimen(
-    name="edited_input",
-    breaks="An operation in place changes the tensor for everyone who was given it: here each request scales "
-    "logits that the others scaled before.",
-    cure="The operation out of place: `logits / temperature` makes a tensor of the request's own.",
-    lies=Place.OUTSIDE,
-    build=ScalesInPlace,
-    build_safe=ScalesACopy,
-    inputs=logits_and_temperatures,
-)
-
-HOOK = Specimen(
-    name="hook",
-    breaks="A forward hook collects features in a dict that all callers share, and one reads what another's "
-    "call left there.",
-    cure="Storage of the calling thread (threading.local, or a context variable), or return the features.",
-    lies=Place.OUTSIDE,
-    build=seeded(FeaturesInOneDict),
-    build_safe=seeded(FeaturesOfEachThread),
-    inputs=examples(2, WIDTH),
+SPECIMENS = (
+    Specimen("global_draw", Place.OUTSIDE, SeedsEverybody, SeedsItsOwn, weights_and_seeds),
+    Specimen("edited_input", Place.OUTSIDE, ScalesInPlace, ScalesACopy, logits_and_temperatures),
+    Specimen("hook", Place.OUTSIDE, FeaturesInOneDict, FeaturesOfEachThread, examples(2, WIDTH)),
 )

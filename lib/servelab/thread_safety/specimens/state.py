@@ -1,5 +1,7 @@
 """State that a module keeps on itself: what one call writes there, another call reads.
 
+The tally is no module, only the smallest race there is: two threads count, and one of them is not counted.
+
 Each class that goes wrong is followed by its twin, which does the same work and does not.
 """
 
@@ -11,11 +13,29 @@ import threading
 import torch
 from torch import Tensor, nn
 
-from servelab.thread_safety.specimens.specimen import SEED, WIDTH, Place, Specimen, examples, seeded
+from servelab.thread_safety.specimens.specimen import SEED, WIDTH, Place, Specimen, examples
+
+
+class Tally:
+    def __init__(self) -> None:
+        self.value = 0
+
+    def add(self) -> None:
+        self.value += 1
+
+
+class LockedTally(Tally):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def add(self) -> None:
+        with self.lock:
+            self.value += 1
 
 
 class Counter(nn.Module):
-    """Counts its calls."""
+    """self.counter += 1 reads, adds and writes: two threads that read the same number count one call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,6 +49,8 @@ class Counter(nn.Module):
 
 
 class LockedCounter(Counter):
+    """A lock around the read and the write, with no work in between."""
+
     def __init__(self) -> None:
         super().__init__()
         self.lock = threading.Lock()
@@ -41,7 +63,7 @@ class LockedCounter(Counter):
 
 
 class SlowCounter(Counter):
-    """Does its work between the read and the write, where another thread easily comes in between."""
+    """The layer works between reading its counter and writing it, so calls that overlap count as one."""
 
     def forward(self, x: Tensor) -> Tensor:
         seen = self.counter
@@ -51,7 +73,7 @@ class SlowCounter(Counter):
 
 
 class Stash(nn.Module):
-    """Puts its input aside, to add it again at the end."""
+    """The layer puts an activation on self and reads it back later, when it may be another caller's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +87,8 @@ class Stash(nn.Module):
 
 
 class LocalStash(Stash):
+    """A local variable: every call has its own."""
+
     def forward(self, x: Tensor) -> Tensor:
         kept = x
         y: Tensor = self.widen(self.narrow(x).relu())
@@ -78,7 +102,11 @@ def angles(length: int) -> Tensor:
 
 
 class LazyTable(nn.Module):
-    """Adds a table of positions, built when first needed and again for a longer input."""
+    """A table that is built on first use is announced before it is filled, so a second caller adds zeros, or
+    finds too few rows.
+
+    It holds an angle for each position, and is built again for a longer input.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,6 +125,8 @@ class LazyTable(nn.Module):
 
 
 class TablePublishedOnce(LazyTable):
+    """Fill it in a local variable, then publish it once, under a lock; or build it in __init__."""
+
     def __init__(self) -> None:
         super().__init__()
         self.lock = threading.Lock()
@@ -104,10 +134,8 @@ class TablePublishedOnce(LazyTable):
     def forward(self, x: Tensor) -> Tensor:
         with self.lock:
             if len(x) > len(self.table):
-                table = torch.zeros(len(x), WIDTH)
-                table[:, 0::2] = angles(len(x)).sin()
-                table[:, 1::2] = angles(len(x)).cos()
-                self.length, self.table = len(x), table
+                both = angles(len(x)).sin(), angles(len(x)).cos()
+                self.length, self.table = len(x), torch.stack(both, dim=-1).flatten(1)
             table = self.table
         y: Tensor = self.linear(x + table[: len(x)])
         return y
@@ -120,7 +148,10 @@ def attend(query: Tensor, cache: Tensor) -> Tensor:
 
 
 class CacheOnSelf(nn.Module):
-    """Attention, one token at a time. It keeps the keys and values of its request, for there is only one."""
+    """Attention that keeps its keys and values on self lets two requests read each other's text.
+
+    It computes one token at a time, and takes it that there is only one request.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,6 +167,8 @@ class CacheOnSelf(nn.Module):
 
 
 class CachePassedAlong(CacheOnSelf):
+    """The cache is an argument and a return value: whoever asks, owns it."""
+
     def forward(self, tokens: Tensor) -> Tensor:
         cache, answers = torch.zeros(0, 2 * WIDTH), []
         for token in tokens[:, None]:
@@ -155,53 +188,10 @@ def texts(count: int) -> list[tuple[Tensor]]:
     return [(torch.randn(length, WIDTH, generator=lots),) for length in lengths]
 
 
-COUNTER = Specimen(
-    name="counter",
-    breaks="self.counter += 1 reads, adds and writes: two threads that read the same number count one call.",
-    cure="A lock around the read and the write.",
-    lies=Place.MODULE,
-    build=seeded(Counter),
-    build_safe=seeded(LockedCounter),
-    inputs=examples(2, WIDTH),
-)
-
-SLOW_COUNTER = Specimen(
-    name="slow_counter",
-    breaks="The layer works between reading its counter and writing it, so calls that overlap count as one.",
-    cure="Read and write together, under a lock, with no work in between.",
-    lies=Place.MODULE,
-    build=seeded(SlowCounter),
-    build_safe=seeded(LockedCounter),
-    inputs=examples(2, WIDTH),
-)
-
-STASH = Specimen(
-    name="stash",
-    breaks="The layer puts an activation on self and reads it back later, when it may be another caller's.",
-    cure="A local variable: every call has its own.",
-    lies=Place.MODULE,
-    build=seeded(Stash),
-    build_safe=seeded(LocalStash),
-    inputs=examples(2, WIDTH),
-)
-
-LAZY_BUFFER = Specimen(
-    name="lazy_buffer",
-    breaks="A table that is built on first use is announced before it is filled, so a second caller adds "
-    "zeros, or finds too few rows.",
-    cure="Fill it in a local variable, then publish it once, under a lock; or build it in __init__.",
-    lies=Place.MODULE,
-    build=seeded(LazyTable),
-    build_safe=seeded(TablePublishedOnce),
-    inputs=texts,
-)
-
-SHARED_CACHE = Specimen(
-    name="shared_cache",
-    breaks="Attention that keeps its keys and values on self lets two requests read each other's text.",
-    cure="The cache is an argument and a return value: whoever asks, owns it.",
-    lies=Place.MODULE,
-    build=seeded(CacheOnSelf),
-    build_safe=seeded(CachePassedAlong),
-    inputs=texts,
+SPECIMENS = (
+    Specimen("counter", Place.MODULE, Counter, LockedCounter, examples(2, WIDTH)),
+    Specimen("slow_counter", Place.MODULE, SlowCounter, LockedCounter, examples(2, WIDTH)),
+    Specimen("stash", Place.MODULE, Stash, LocalStash, examples(2, WIDTH)),
+    Specimen("lazy_buffer", Place.MODULE, LazyTable, TablePublishedOnce, texts),
+    Specimen("shared_cache", Place.MODULE, CacheOnSelf, CachePassedAlong, texts),
 )

@@ -4,19 +4,15 @@ import dataclasses
 import itertools
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
-from array import array
-from collections.abc import Callable
-from functools import reduce
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from operator import getitem
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,17 +27,10 @@ from thread_safety.programs import (
     programs,
 )
 
-from servelab.thread_safety import (
-    CriticalSection,
-    Ending,
-    Exploration,
-    explore,
-    interleavings,
-    replay,
-    turnstile,
-)
-from servelab.thread_safety.interleavings import PYTHON, schedule_string
-from servelab.thread_safety.turnstile import Stuck, turnstile_here
+from servelab.thread_safety import CriticalSection, Ending, Exploration, explore, replay_schedule
+from servelab.thread_safety.explorer import scheduler
+from servelab.thread_safety.explorer.scheduler import Stuck, scheduler_here
+from servelab.thread_safety.explorer.schedules import PYTHON, schedule_of
 
 
 class Tally:
@@ -84,45 +73,38 @@ def all_of(section: CriticalSection, **options: Any) -> Exploration:
     return explore(section, progress=False, **options)
 
 
-def runs_of(section: CriticalSection, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Any]:
-    """Each run of an exploration with the choices made in it."""
-    seen, original = [], interleavings._run
+def every_schedule(section: CriticalSection, **options: Any) -> list[str]:
+    """Those of all runs, in their order: each of them breaks."""
 
-    def run(*arguments: Any, **settings: Any) -> Any:
-        seen.append(original(*arguments, **settings))
-        return seen[-1]
+    def wrong(*_: Any) -> None:
+        raise AssertionError("as asked")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(interleavings, "_run", run)
-        all_of(section, **options)
-    return seen
+    found = all_of(dataclasses.replace(section, check=wrong), **options)
+    assert found.complete
+    return [one.schedule for one in found.broken]
 
 
 # The smallest race.
 
 
-@pytest.mark.parametrize("merge", [True, False])
-def test_the_lost_update_is_found(merge: bool) -> None:
-    found = all_of(counting(add), merge=merge)
+def test_the_lost_update_is_found() -> None:
+    found = all_of(counting(add))
     assert (found.interleavings, found.breaking, found.complete, found.safe) == (20, 18, True, False)
     assert found.simplest.ending is Ending.BROKEN
     assert found.simplest.why == "1 instead of 2"
     assert found.simplest.schedule == f"{PYTHON}:A1 B3 A2"
-    assert found.runs == (20 if not merge else found.runs) <= 20
     assert str(found).startswith("20 interleavings, all there are")
 
 
-@pytest.mark.parametrize("merge", [True, False])
-def test_its_twin_with_a_lock_survives_all(merge: bool) -> None:
-    found = all_of(counting(add_under_lock), merge=merge)
+def test_its_twin_with_a_lock_survives_all() -> None:
+    found = all_of(counting(add_under_lock))
     assert (found.interleavings, found.breaking, found.complete, found.safe) == (50, 0, True, True)
     with pytest.raises(LookupError, match="No interleaving broke"):
         _ = found.simplest
 
 
-@pytest.mark.parametrize("merge", [True, False])
-def test_three_threads(merge: bool) -> None:
-    found = all_of(counting(add, 3), merge=merge)
+def test_three_threads() -> None:
+    found = all_of(counting(add, 3))
     assert (found.interleavings, found.complete) == (1_680, True)
     assert found.breaking == 1_680 - 6  # only whole turns, in any order, are right
 
@@ -130,8 +112,8 @@ def test_three_threads(merge: bool) -> None:
 def test_a_replay_is_the_same_every_time_and_shows_what_happens() -> None:
     section = counting(add)
     schedule = all_of(section).simplest.schedule
-    run = replay(section, schedule)
-    assert run == replay(section, schedule)
+    run = replay_schedule(section, schedule)
+    assert run == replay_schedule(section, schedule)
     assert (run.ending, run.why, run.before) == (Ending.BROKEN, "1 instead of 2", "0")
     assert [action.thread for action in run.actions] == ["A", "B", "B", "B", "A", "A"]
     assert [action.seen for action in run.actions] == ["0", "0", "0", "1", "1", "1"]
@@ -149,20 +131,37 @@ def test_a_replay_is_the_same_every_time_and_shows_what_happens() -> None:
 
 def test_every_order_can_be_replayed_and_ends_as_it_was_found() -> None:
     section = counting(add)
-    broken = {one.schedule: one.why for one in all_of(section, merge=False).broken}
-    every = {schedule_string(order) for order in itertools.permutations("AAABBB")}
+    broken = {one.schedule: one.why for one in all_of(section).broken}
+    every = {schedule_of(order) for order in itertools.permutations("AAABBB")}
     assert len(every) == 20
     for schedule in every:
-        assert replay(section, schedule).why == broken.get(schedule, "")
+        assert replay_schedule(section, schedule).why == broken.get(schedule, "")
+
+
+WITHOUT_TORCH = """
+import sys
+sys.path[:0] = {paths!r}
+from servelab.thread_safety import CriticalSection, explore, replay_schedule
+from thread_safety.programs import Command, Registers, compiled
+count = compiled((Command("increment", "a"),))
+section = CriticalSection(Registers, [count, count], lambda *_: None)
+print(explore(section, progress=False).interleavings, "torch" in sys.modules)
+"""
+
+
+def test_exploring_needs_no_torch() -> None:
+    code = WITHOUT_TORCH.format(paths=[str(Path(__file__).parent.parent)])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["20", "False"], done.stderr
 
 
 ELSEWHERE = """
 import sys
 sys.path[:0] = {paths!r}
 from servelab.thread_safety import explore
-from thread_safety.test_interleavings import add, add_under_lock, counting
+from thread_safety.test_explorer import add, add_under_lock, counting
 for task in (add, add_under_lock):
-    found = explore(counting(task), progress=False, merge=False)
+    found = explore(counting(task), progress=False)
     print(found, *(one.schedule for one in found.broken), sep="|")
 """
 
@@ -176,7 +175,7 @@ def in_another_process(hash_seed: str) -> str:
 
 
 def test_schedules_are_the_same_in_another_process() -> None:
-    found = [all_of(counting(task), merge=False) for task in (add, add_under_lock)]
+    found = [all_of(counting(task)) for task in (add, add_under_lock)]
     here = "".join("|".join([str(one), *(each.schedule for each in one.broken)]) + "\n" for one in found)
     assert in_another_process("1") == here
 
@@ -233,39 +232,41 @@ def serial_outcomes(some: tuple[Program, ...]) -> set[Outcome]:
     return found
 
 
-def agree_with_brute_force(some: tuple[Program, ...]) -> None:
+def agree_with_brute_force(some: tuple[Program, ...], most: int = 150) -> Exploration:
     possible = outcomes(some)
     wrong = possible - serial_outcomes(some)
-    seen, section, found = seen_by_exploring(some, wrong, most=150)
+    seen, section, found = seen_by_exploring(some, wrong, most=most)
     assert seen == possible if found.complete else seen <= possible
     assert found.safe == (not wrong) or not found.complete
     for one in found.broken[:3]:
-        assert replay(section, one.schedule).why == one.why
+        assert replay_schedule(section, one.schedule).why == one.why
+    return found
 
 
-@settings(max_examples=20)
+# Of each kind one that touches what the others touch, with and without the lock.
+MEETING = [
+    Command(kind, "a", constant=constant, locked=locked)
+    for kind, constant in (("read", None), ("write", 2), ("increment", None), ("raise_to", 1))
+    for locked in (False, True)
+]
+
+
+@pytest.mark.parametrize("one", MEETING, ids=lambda one: f"{one.kind}{' locked' * one.locked}")
+def test_every_pair_of_commands_comes_to_what_brute_force_says(one: Command) -> None:
+    for other in MEETING[MEETING.index(one) :]:
+        assert agree_with_brute_force(((one,), (other,))).complete
+
+
+@settings(max_examples=10)
 @given(st.tuples(programs(2), programs(2)))
 def test_two_threads_come_to_what_brute_force_says(some: tuple[Program, ...]) -> None:
-    agree_with_brute_force(some)
+    agree_with_brute_force(some, most=400)
 
 
 @settings(max_examples=6)
 @given(st.tuples(programs(1), programs(1), programs(1)))
 def test_three_threads_come_to_what_brute_force_says(some: tuple[Program, ...]) -> None:
     agree_with_brute_force(some)
-
-
-@settings(max_examples=20)
-@given(st.tuples(programs(2), programs(1)))
-def test_those_that_come_to_the_same_are_counted_all(some: tuple[Program, ...]) -> None:
-    wrong = outcomes(some) - serial_outcomes(some)
-    _, _, merged = seen_by_exploring(some, wrong)
-    _, _, single = seen_by_exploring(some, wrong, merge=False)
-    assert merged.complete
-    assert single.complete
-    assert (merged.interleavings, merged.breaking) == (single.interleavings, single.breaking)
-    assert merged.runs <= single.runs == single.interleavings
-    assert {one.why for one in merged.broken} == {one.why for one in single.broken}
 
 
 def test_the_brute_force_itself_on_programs_whose_outcomes_are_known() -> None:
@@ -276,183 +277,56 @@ def test_the_brute_force_itself_on_programs_whose_outcomes_are_known() -> None:
     assert outcomes((count_under_lock, count)) == {((1, 0), nothing_read), ((2, 0), nothing_read)}
 
 
-# What cannot be looked into is not taken to be the same.
-
-
-@dataclasses.dataclass(slots=True)
-class Slots:
-    n: int = 0
-    other: int = 0
-    met: bool = False
-
-
-class Holder:
-    """An object with these attributes."""
-
-    def __init__(self, **attributes: Any) -> None:
-        self.__dict__.update(attributes)
-
-
-class Entries(Holder):
-    """It also has one that belongs to all."""
-
-    common: ClassVar[list[int]] = []
-
-
-def cross_with_three_switches_one(shared: Slots) -> None:
-    shared.n = 1
-    if shared.other == 1 and shared.other == 2:
-        shared.met = True
-
-
-def cross_with_three_switches_other(shared: Slots) -> None:
-    shared.other = 1
-    if shared.n == 1:
-        shared.other = 2
-
-
-def draw_number(shared: Entries) -> None:
-    number = next(shared.numbers)
-    shared.last = number
-
-
-def append_common(shared: Entries) -> int:
-    common = shared.common
-    common.append(1)
-    return len(common)
-
-
-def append_by_name(shared: Entries) -> int:
-    common = Entries.common
-    common.append(1)
-    return len(common)
-
-
-def add_first(numbers: Any) -> None:
-    numbers[0] += 1
-
-
-def add_last(numbers: Any) -> None:
-    numbers[-1] += 1
-
-
-def add_deep_inside(nest: Any) -> None:
-    reduce(getitem, [0] * 4, nest)[0] += 1
-
-
-def add_to_function(_: Any) -> None:
-    add_first.calls += 1  # type: ignore[attr-defined]
-
-
-def with_default(shared: Tally, kept: list[int] = []) -> None:  # noqa: B006
-    kept.append(len(kept))
-    shared.value = kept[-1]
-
-
-def set_globals(**values: Any) -> Callable[[], None]:
-    def build() -> None:
-        add_first.__dict__.update(values)
-
-    return build
-
-
-def emptied_class() -> Entries:
-    Entries.common.clear()
-    return Entries()
-
-
-UNSEEN: dict[str, tuple[Callable[[], Any], list[Callable[[Any], Any]]]] = {
-    "slots": (Slots, [cross_with_three_switches_one, cross_with_three_switches_other]),
-    "iterator": (lambda: Entries(numbers=iter([0, 1]), last=None), [draw_number] * 2),
-    "array": (lambda: array("i", [0]), [add_first] * 2),
-    "bytes": (lambda: bytearray(1), [add_first] * 2),
-    "numpy": (lambda: numpy.zeros(1), [add_first] * 2),
-    "large": (lambda: [0] * 500, [add_last] * 2),
-    "deep": (lambda: [[[[[0]]]]], [add_deep_inside] * 2),
-    "class": (emptied_class, [append_common] * 2),
-    "class by name": (emptied_class, [append_by_name, append_by_name]),
-    "function": (set_globals(calls=0), [add_to_function] * 2),
-}
-
-
-@pytest.mark.parametrize("name", UNSEEN)
-def test_changes_that_cannot_be_seen_are_not_merged_away(name: str) -> None:
-    build, tasks = UNSEEN[name]
-
-    def told(shared: Any) -> str:
-        return str(dataclasses.astuple(shared) if isinstance(shared, Slots) else getattr(shared, "last", ""))
-
-    def outcomes_of(merge: bool) -> tuple[set[Any], Exploration]:
-        seen = set()
-
-        def check(shared: Any, results: list[Any]) -> None:
-            numbers = shared[-1] if isinstance(shared, list | array | bytearray | numpy.ndarray) else ""
-            calls = add_first.__dict__.get("calls")
-            seen.add(f"{results} {told(shared)} {numbers} {calls}")
-            assert len(seen) == 1, "not the same as in the first run"
-
-        return seen, all_of(CriticalSection(build, tasks, check), merge=merge)
-
-    (ours, merged), (theirs, single) = outcomes_of(True), outcomes_of(False)
-    assert ours == theirs
-    assert (merged.interleavings, merged.breaking) == (single.interleavings, single.breaking)
-    assert merged.complete
-
-
-def test_a_mutable_default_is_shared_too() -> None:
-    found = all_of(
-        CriticalSection(Tally, [with_default] * 2, lambda *_: with_default.__defaults__[0].clear())
-    )
-    assert found.runs == found.interleavings
-
-
-def test_what_can_be_seen_is_merged() -> None:
-    for build in (Tally, lambda: Holder(value=0, items=[1, 2], inner=Tally(), nothing=None)):
-        found = all_of(CriticalSection(build, [add, add], nothing_to_check))
-        assert found.runs < found.interleavings == 20
-
-
 # The order in which they are run.
 
 
-def forced_switches(choices: list[Any]) -> int:
-    return sum(one.current is not None and one.taken != one.current for one in choices)
+def forced_switches(order: Sequence[str]) -> int:
+    """Where nobody ever waits: how often a thread is held that has more to do."""
+    return sum(
+        one != other and one in order[place:] for place, (one, other) in enumerate(pairwise(order), start=1)
+    )
+
+
+def letters(schedule: str) -> str:
+    """`py3.11:A1 B3 A2` as `ABBBAA`."""
+    return "".join(
+        name * int(times) for name, times in re.findall(r"([ABC])(\d+)", schedule.partition(":")[2])
+    )
+
+
+def test_the_fewest_forced_switches_come_first() -> None:
+    switches = [forced_switches(letters(one)) for one in every_schedule(counting(add))]
+    assert len(switches) == 20
+    assert switches == sorted(switches)
 
 
 @pytest.mark.parametrize("task", [add, add_under_lock])
-@pytest.mark.parametrize("merge", [True, False])
-def test_the_fewest_forced_switches_come_first_and_no_interleaving_twice(
-    task: Callable[[Any], None], merge: bool, monkeypatch: pytest.MonkeyPatch
+def test_no_interleaving_is_run_twice_and_those_within_a_limit_come_first(
+    task: Callable[[Any], None],
 ) -> None:
-    runs = runs_of(counting(task), monkeypatch, merge=merge)
-    switches = [forced_switches(choices) for _, choices, _ in runs]
-    assert switches == sorted(switches)
-    schedules = [run.schedule for run, _, _ in runs]
-    assert len(set(schedules)) == len(schedules)
+    every = every_schedule(counting(task))
+    assert len(set(every)) == len(every) == all_of(counting(task)).interleavings
+    for limit in range(6):
+        within = every_schedule(counting(task), switches=limit)
+        assert within == every[: len(within)]
+    assert within == every
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 9])
 def test_a_limit_of_switches(limit: int) -> None:
-    forced = [
-        sum(
-            one != other and one in order[place:]
-            for place, (one, other) in enumerate(pairwise(order), start=1)
-        )
-        for order in set(itertools.permutations("AAABBB"))
-    ]
+    forced = [forced_switches(order) for order in set(itertools.permutations("AAABBB"))]
     found = all_of(counting(add), switches=limit)
-    assert found.runs == found.interleavings == sum(one <= limit for one in forced)
+    assert found.interleavings == sum(one <= limit for one in forced)
     assert found.complete
     assert f"all with at most {limit} forced switch" in str(found)
     assert found.safe == (limit == 0)
 
 
 def test_a_limit_of_runs_is_said() -> None:
-    found = all_of(counting(add), most=5, merge=False)
-    assert (found.runs, found.complete) == (5, False)
+    found = all_of(counting(add), most=5)
+    assert (found.interleavings, found.complete) == (5, False)
     assert "5 interleavings, not all there are" in str(found)
-    assert not all_of(counting(add), most=5).complete
-    assert all_of(counting(add), most=20, merge=False).complete
+    assert all_of(counting(add), most=20).complete
 
 
 def test_code_first_reached_in_a_late_interleaving_is_stopped_in_at_once() -> None:
@@ -463,14 +337,10 @@ def test_code_first_reached_in_a_late_interleaving_is_stopped_in_at_once() -> No
         first = tally.value
         return rare(tally) if tally.value != first else None  # when another one came in between
 
-    def outcomes_of(merge: bool) -> set[Any]:
-        seen = set()
-        section = CriticalSection(Tally, [look, add, add], lambda _, results: seen.add(results[0]))
-        assert all_of(section, merge=merge).complete
-        return seen
-
-    for merge in (False, True):
-        assert outcomes_of(merge) == {None, (1, 1), (1, 2), (2, 2)}
+    seen = set()
+    section = CriticalSection(Tally, [look, add, add], lambda _, results: seen.add(results[0]))
+    assert all_of(section, switches=2).complete
+    assert seen == {None, (1, 1), (1, 2), (2, 2)}
 
 
 # Locks and what is built of them.
@@ -482,8 +352,8 @@ def test_a_deadlock_by_the_order_of_locks_is_found_and_run_again() -> None:
     assert found.complete
     assert {one.ending for one in found.broken} == {Ending.DEADLOCK}
     assert found.simplest.why == "A and B cannot go on."
-    run = replay(section, found.simplest.schedule)
-    assert run == replay(section, found.simplest.schedule)
+    run = replay_schedule(section, found.simplest.schedule)
+    assert run == replay_schedule(section, found.simplest.schedule)
     assert str(run).endswith("the threads wait for each other: A and B cannot go on.")
     assert all_of(CriticalSection(Tally, [one_then_other] * 2, nothing_to_check)).safe
 
@@ -599,7 +469,7 @@ module_lock = threading.Lock()
 
 
 def test_a_lock_that_the_scheduler_cannot_know_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turnstile.Turnstile.__init__, "__defaults__", (0.05,))
+    monkeypatch.setattr(scheduler, "PATIENCE", 0.05)
 
     def task(tally: Tally) -> None:
         with module_lock:
@@ -608,7 +478,7 @@ def test_a_lock_that_the_scheduler_cannot_know_ends_in_a_sentence(monkeypatch: p
     with pytest.raises(Stuck, match="make the locks in `build`, as attributes of what it returns"):
         all_of(counting(task))
     for thread in threading.enumerate():
-        if thread.name.startswith("turnstile "):
+        if thread.name.startswith("scheduled "):
             thread.join(10)
     if module_lock.locked():
         module_lock.release()
@@ -625,7 +495,7 @@ def test_a_task_that_raises_breaks_and_is_named() -> None:
     assert {one.ending for one in found.broken} == {Ending.RAISED}
     assert {one.why for one in found.broken} == {"B: ZeroDivisionError: division by zero"}
     assert 0 < found.breaking < found.interleavings
-    assert replay(counting_zero(divide), found.simplest.schedule).ending is Ending.RAISED
+    assert replay_schedule(counting_zero(divide), found.simplest.schedule).ending is Ending.RAISED
 
 
 def counting_zero(divide: Callable[[Any], float]) -> CriticalSection:
@@ -644,7 +514,7 @@ def test_a_task_that_wants_to_leave_does_not_hold_the_others_up(leave: Callable[
 
 
 def test_a_task_that_never_ends_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turnstile, "MOST_STEPS", 100)
+    monkeypatch.setattr(scheduler, "MOST_STEPS", 100)
 
     def task(tally: Tally) -> None:
         while True:
@@ -673,7 +543,7 @@ def test_two_or_three_tasks(count: int) -> None:
 
 def test_tasks_that_touch_nothing_shared_have_one_interleaving() -> None:
     found = all_of(CriticalSection(Tally, [lambda tally: 1, lambda tally: 2], nothing_to_check))
-    assert (found.interleavings, found.runs, found.complete) == (1, 1, True)
+    assert (found.interleavings, found.complete) == (1, True)
 
 
 # Schedules that do not fit.
@@ -699,7 +569,7 @@ def test_tasks_that_touch_nothing_shared_have_one_interleaving() -> None:
 )
 def test_a_schedule_that_does_not_fit_is_a_sentence(schedule: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        replay(counting(add), schedule)
+        replay_schedule(counting(add), schedule)
 
 
 def test_a_schedule_that_names_a_waiting_thread_is_a_sentence() -> None:
@@ -707,12 +577,12 @@ def test_a_schedule_that_names_a_waiting_thread_is_a_sentence() -> None:
     with pytest.raises(
         ValueError, match=r"names thread B, which has ended or waits there\. If the schedule was found"
     ):
-        replay(section, f"{PYTHON}:A3 B9 A4")
+        replay_schedule(section, f"{PYTHON}:A3 B9 A4")
 
 
 @pytest.mark.parametrize("write", ["{}:A1B3A2", " {}:A1 B3 A2\n", "{}: A1  B1 B2 A2"])
 def test_a_schedule_may_be_written_in_other_ways(write: str) -> None:
-    assert replay(counting(add), write.format(PYTHON)).schedule == f"{PYTHON}:A1 B3 A2"
+    assert replay_schedule(counting(add), write.format(PYTHON)).schedule == f"{PYTHON}:A1 B3 A2"
 
 
 # What is left as it was.
@@ -722,9 +592,9 @@ def test_tracing_ends_with_the_run() -> None:
     before = sys.gettrace(), threading.gettrace() if hasattr(threading, "gettrace") else None
     all_of(counting(add))
     with pytest.raises(ValueError, match="names thread"):
-        replay(counting(add), f"{PYTHON}:A9")
+        replay_schedule(counting(add), f"{PYTHON}:A9")
     assert before == (sys.gettrace(), threading.gettrace() if hasattr(threading, "gettrace") else None)
-    assert turnstile_here() is None
+    assert scheduler_here() is None
     if sys.version_info >= (3, 12):
         assert sys.monitoring.get_tool(4) is None
 
@@ -735,36 +605,3 @@ def test_what_build_made_is_not_touched() -> None:
     assert all_of(section).interleavings == 20
     assert made.value == 0
     assert isinstance(made.lock, type(threading.Lock()))
-
-
-# What is shared by an alias is not merged away.
-
-
-def through_an_attribute(shared: Any) -> None:
-    shared.kind.n += 1
-
-
-def written_elsewhere() -> None:
-    global TOTAL
-    TOTAL = 1
-
-
-TOTAL = 0
-
-
-@pytest.mark.parametrize(
-    ("make", "task"),
-    [
-        (lambda: SimpleNamespace(kind=type("Kind", (), {"n": 0})), through_an_attribute),
-        (lambda: SimpleNamespace(x=1), lambda shared: setattr(shared, "x", True)),
-        (lambda: SimpleNamespace(x=1), lambda shared: written_elsewhere()),
-    ],
-    ids=["a class among the attributes", "True for 1", "a global that is only written"],
-)
-def test_merging_states_no_other_numbers(make: Callable[[], Any], task: Callable[[Any], Any]) -> None:
-    def once(shared: Any, results: list[Any]) -> None:
-        assert getattr(getattr(shared, "kind", shared), "n", 2) == 2
-
-    section = CriticalSection(make, [task, task], once)
-    merged, single = all_of(section), all_of(section, merge=False)
-    assert (merged.interleavings, merged.breaking) == (single.interleavings, single.breaking)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from servelab.thread_safety.audit.audit import audit
-from servelab.thread_safety.audit.report import Verdict
+from servelab.thread_safety.auditing.audit import audit
+from servelab.thread_safety.auditing.report import Verdict
 
 
 class CannotAudit(Exception):
@@ -25,8 +24,7 @@ class CannotAudit(Exception):
 def run(factory: str, example: str | None = None) -> int:
     """Build, audit, print; errors are sentences that say what to do."""
     try:
-        model, given = _built(factory, example)
-        report = audit(model, given)
+        report = audit(*_built(factory, example))
     except (CannotAudit, TypeError, ValueError) as error:
         print(f"servelab audit: {error}", file=sys.stderr)
         return 2
@@ -37,41 +35,34 @@ def run(factory: str, example: str | None = None) -> int:
 def _built(factory: str, example: str | None) -> tuple[nn.Module, Any]:
     made = _called(factory)
     if example is not None:
-        given = _called(example)
-    elif isinstance(made, tuple) and len(made) == 2:
-        made, given = made
-    else:
+        made = made, _called(example)
+    if not isinstance(made, tuple) or len(made) != 2:
         raise CannotAudit(
             f"{factory} returned {type(made).__name__} and no example: return (model, example), "
             "or name the example with --example MODULE:NAME."
         )
-    if not isinstance(made, nn.Module):
-        raise CannotAudit(f"{factory} returned {type(made).__name__}: an audit needs an nn.Module.")
-    return made, given
+    if not isinstance(made[0], nn.Module):
+        raise CannotAudit(f"{factory} returned {type(made[0]).__name__}: an audit needs an nn.Module.")
+    return made
 
 
 def _called(name: str) -> Any:
-    """What `module:name` is, or returns when it is a function. Modules are also looked for where you are."""
+    """What `module:name` is, or returns when it is a function. Modules are also looked for where you are.
+
+    What goes wrong in the user's own code is said, too: a traceback's exit status would mean `unsafe`.
+    """
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise CannotAudit(f"{name!r} names nothing: write MODULE:NAME, such as my_models:build.")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found = getattr(_calling(module, lambda: importlib.import_module(module)), attribute)
+        found = getattr(importlib.import_module(module), attribute, None)
+        made = found() if callable(found) and not isinstance(found, nn.Module) else found
     except ModuleNotFoundError as error:
         raise CannotAudit(f"{error}: is {module}.py in this folder, or {module} installed?") from error
-    except AttributeError as error:
-        raise CannotAudit(f"{module} has no {attribute}: check the name after the colon.") from error
-    is_factory = callable(found) and not isinstance(found, nn.Module)
-    return _calling(name, found) if is_factory else found
-
-
-def _calling(name: str, work: Callable[[], Any]) -> Any:
-    """What goes wrong in the user's own code is said, too: a traceback's exit status would mean `unsafe`."""
-    try:
-        return work()
-    except ModuleNotFoundError:
-        raise
     except Exception as error:
-        raise CannotAudit(f"{name} raised {type(error).__name__}: {error}") from error
+        raise CannotAudit(f"{module} raised {type(error).__name__}: {error}") from error
+    if found is None:
+        raise CannotAudit(f"{module} has no {attribute}: check the name after the colon.")
+    return made

@@ -1,4 +1,4 @@
-"""Threads come through the turnstile one at a time, in the order decided, and never get stuck unseen."""
+"""Threads run one at a time, in the order decided, and never get stuck unseen."""
 
 import _thread
 import threading
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servelab.thread_safety import turnstile as turnstile_module
-from servelab.thread_safety.locks import ScheduledCondition, ScheduledLock, ScheduledRLock
-from servelab.thread_safety.turnstile import Stuck, Turnstile, thread_here, turnstile_here
+from servelab.thread_safety.explorer import scheduler as scheduler_module
+from servelab.thread_safety.explorer.locks import ScheduledCondition, ScheduledLock, ScheduledRLock
+from servelab.thread_safety.explorer.scheduler import Scheduler, Stuck, scheduler_here, thread_here
 
 MOMENT = 0.05  # patience, where a test waits for it to end
 
@@ -25,15 +25,15 @@ def by_turns(able: Sequence[str], current: str | None) -> str:
     return next((name for name in able if name != current), able[0])
 
 
-def through(works: Mapping[str, Callable[[], Any]], decide: Any = first_come, **options: Any) -> Turnstile:
+def through(works: Mapping[str, Callable[[], Any]], decide: Any = first_come) -> Scheduler:
     """One run."""
-    turnstile = Turnstile(decide, **options)
-    turnstile.run(works, lambda: None)
-    return turnstile
+    scheduler = Scheduler(decide)
+    scheduler.run(works, lambda: None)
+    return scheduler
 
 
-def here() -> Turnstile:
-    found = turnstile_here()
+def here() -> Scheduler:
+    found = scheduler_here()
     assert found is not None
     return found
 
@@ -51,7 +51,7 @@ def steps_of(notes: list[str], count: int) -> Callable[[], str]:
 
 
 def scheduled_threads() -> list[threading.Thread]:
-    return [one for one in threading.enumerate() if one.name.startswith("turnstile ")]
+    return [one for one in threading.enumerate() if one.name.startswith("scheduled ")]
 
 
 @given(st.permutations(list("AAABBBBCC")))
@@ -59,10 +59,10 @@ def test_threads_go_through_in_the_order_decided(order: list[str]) -> None:
     notes: list[str] = []
     left = iter(order)
     works = {name: steps_of(notes, order.count(name)) for name in "ABC"}
-    turnstile = through(works, lambda able, current: next(left))
+    scheduler = through(works, lambda able, current: next(left))
     assert notes == order
-    assert {name: one.value for name, one in turnstile.ended.items()} == {"A": "AA", "B": "BB", "C": "CC"}
-    assert turnstile.steps == len(order)
+    assert {name: one.value for name, one in scheduler.ended.items()} == {"A": "AA", "B": "BB", "C": "CC"}
+    assert scheduler.steps == len(order)
 
 
 def test_who_decides_is_told_who_could_go_on_and_who_ran() -> None:
@@ -84,13 +84,13 @@ def test_nobody_works_before_all_have_begun() -> None:
         seen.append(len(begun))
         here().point()
 
-    Turnstile(first_come).run({"A": work, "B": work}, lambda: begun.append("one"))
+    Scheduler(first_come).run({"A": work, "B": work}, lambda: begun.append("one"))
     assert seen == [2, 2]
 
 
 def test_a_thread_without_a_point_ends_too() -> None:
-    turnstile = through({"A": lambda: 1, "B": steps_of([], 1), "C": lambda: 3})
-    assert [turnstile.ended[name].value for name in "ABC"] == [1, "BB", 3]
+    scheduler = through({"A": lambda: 1, "B": steps_of([], 1), "C": lambda: 3})
+    assert [scheduler.ended[name].value for name in "ABC"] == [1, "BB", 3]
 
 
 @pytest.mark.parametrize("error", [KeyError("no"), SystemExit(3), GeneratorExit(), KeyboardInterrupt()])
@@ -101,9 +101,9 @@ def test_what_a_thread_raises_is_kept_and_the_others_go_on(error: BaseException,
             here().point()
         raise error
 
-    turnstile = through({"A": work, "B": steps_of([], 2)})
-    assert turnstile.ended["A"].error is error
-    assert turnstile.ended["B"].value == "BB"
+    scheduler = through({"A": work, "B": steps_of([], 2)})
+    assert scheduler.ended["A"].error is error
+    assert scheduler.ended["B"].value == "BB"
     assert not scheduled_threads()
 
 
@@ -120,17 +120,17 @@ def taking(first: ScheduledLock, second: ScheduledLock) -> Callable[[], None]:
 
 def test_threads_that_wait_for_each_other_are_a_deadlock() -> None:
     one, other = ScheduledLock(), ScheduledLock()
-    turnstile = through({"A": taking(one, other), "B": taking(other, one)}, by_turns)
-    assert turnstile.deadlocked == ("A", "B")
-    assert turnstile.ended == {}
+    scheduler = through({"A": taking(one, other), "B": taking(other, one)}, by_turns)
+    assert scheduler.deadlocked == ("A", "B")
+    assert scheduler.ended == {}
     assert not any(thread.is_alive() and thread.join(10) for thread in scheduled_threads())
 
 
 def test_the_same_threads_one_after_the_other_are_none() -> None:
     one, other = ScheduledLock(), ScheduledLock()
-    turnstile = through({"A": taking(one, other), "B": taking(other, one)})
-    assert turnstile.deadlocked == ()
-    assert set(turnstile.ended) == {"A", "B"}
+    scheduler = through({"A": taking(one, other), "B": taking(other, one)})
+    assert scheduler.deadlocked == ()
+    assert set(scheduler.ended) == {"A", "B"}
 
 
 def test_who_ended_before_is_not_part_of_a_deadlock() -> None:
@@ -159,7 +159,8 @@ def test_code_that_catches_every_exception_is_unwound_all_the_same() -> None:
     assert unwound == ["passed"]
 
 
-def test_a_lock_that_nobody_knows_is_a_sentence_and_no_hang() -> None:
+def test_a_lock_that_nobody_knows_is_a_sentence_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler_module, "PATIENCE", MOMENT)
     unknown = threading.Lock()
     unknown.acquire()
 
@@ -169,7 +170,7 @@ def test_a_lock_that_nobody_knows_is_a_sentence_and_no_hang() -> None:
             pass
 
     with pytest.raises(Stuck, match="make the locks in `build`"):
-        through({"A": work, "B": steps_of([], 1)}, patience=MOMENT)
+        through({"A": work, "B": steps_of([], 1)})
     unknown.release()
     for thread in scheduled_threads():
         thread.join(10)
@@ -177,7 +178,7 @@ def test_a_lock_that_nobody_knows_is_a_sentence_and_no_hang() -> None:
 
 
 def test_a_thread_that_never_ends_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turnstile_module, "MOST_STEPS", 50)
+    monkeypatch.setattr(scheduler_module, "MOST_STEPS", 50)
 
     def work() -> None:
         while True:
@@ -208,7 +209,8 @@ def test_what_deciding_raises_comes_out(place: int) -> None:
         assert not thread.is_alive()
 
 
-def test_stopping_the_notebook_stops_the_threads() -> None:
+def test_stopping_the_notebook_stops_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler_module, "PATIENCE", MOMENT)
     stopped, worked = threading.Event(), []
 
     def interrupts() -> None:
@@ -221,7 +223,7 @@ def test_stopping_the_notebook_stops_the_threads() -> None:
         worked.append("B")
 
     with pytest.raises(KeyboardInterrupt):
-        through({"A": interrupts, "B": goes_on}, patience=MOMENT)
+        through({"A": interrupts, "B": goes_on})
     stopped.set()
     for thread in scheduled_threads():
         thread.join(10)
@@ -229,7 +231,7 @@ def test_stopping_the_notebook_stops_the_threads() -> None:
     assert worked == []
 
 
-# What waits at the turnstile.
+# What waits at the scheduler.
 
 
 def test_a_wait_with_a_timeout_gives_up_only_when_nobody_else_can_go_on() -> None:
@@ -249,10 +251,10 @@ def test_a_wait_with_a_timeout_gives_up_only_when_nobody_else_can_go_on() -> Non
         notes.append("gave up" if not got else "got it")
         return got
 
-    turnstile = through({"A": holder, "B": impatient}, by_turns)
+    scheduler = through({"A": holder, "B": impatient}, by_turns)
     assert notes == ["holder", "holder", "holder", "gave up"]
-    assert turnstile.ended["B"].value is False
-    assert turnstile.deadlocked == ()
+    assert scheduler.ended["B"].value is False
+    assert scheduler.deadlocked == ()
 
 
 def test_a_wait_with_a_timeout_ends_a_deadlock() -> None:
@@ -270,9 +272,9 @@ def test_a_wait_with_a_timeout_ends_a_deadlock() -> None:
         lock.release()
         return other
 
-    turnstile = through({"A": impatient, "B": patient}, by_turns)
-    assert turnstile.ended["A"].value is True
-    assert set(turnstile.ended) == {"A", "B"}
+    scheduler = through({"A": impatient, "B": patient}, by_turns)
+    assert scheduler.ended["A"].value is True
+    assert set(scheduler.ended) == {"A", "B"}
 
 
 def test_a_lock_without_waiting_says_no_at_once() -> None:
@@ -286,9 +288,9 @@ def test_a_lock_without_waiting_says_no_at_once() -> None:
 
     for order in set(permutations("AABB")):
         lock, left = ScheduledLock(), iter(order)
-        turnstile = through({"A": work, "B": work}, lambda able, current, left=left: next(left))
-        assert [turnstile.ended[order[0]].value, *turnstile.ended].count(True) == 1
-        assert sorted(one.value for one in turnstile.ended.values()) == [False, True]
+        scheduler = through({"A": work, "B": work}, lambda able, current, left=left: next(left))
+        assert [scheduler.ended[order[0]].value, *scheduler.ended].count(True) == 1
+        assert sorted(one.value for one in scheduler.ended.values()) == [False, True]
 
 
 def test_an_rlock_is_taken_again_by_its_holder_only() -> None:
@@ -303,9 +305,9 @@ def test_an_rlock_is_taken_again_by_its_holder_only() -> None:
             here().point()
             notes.append(thread_here())
 
-    turnstile = through({"A": work, "B": work}, by_turns)
+    scheduler = through({"A": work, "B": work}, by_turns)
     assert notes in (["A", "A", "B", "B"], ["B", "B", "A", "A"])
-    assert not [one.error for one in turnstile.ended.values() if one.error]
+    assert not [one.error for one in scheduler.ended.values() if one.error]
     assert not lock.locked()
     with pytest.raises(RuntimeError, match="un-acquired"):
         lock.release()
@@ -320,7 +322,8 @@ def test_a_plain_lock_may_be_released_by_another_thread_but_not_twice() -> None:
 
 
 def test_a_condition_gives_its_lock_away_while_it_waits() -> None:
-    condition, items = ScheduledCondition(), []
+    lock, items = ScheduledRLock(), []
+    condition = ScheduledCondition(lock)
 
     def consumer() -> int:
         here().point()
@@ -338,30 +341,31 @@ def test_a_condition_gives_its_lock_away_while_it_waits() -> None:
             condition.notify()
 
     for decide in (first_come, by_turns):
-        turnstile = through({"A": consumer, "B": producer}, decide)
-        assert turnstile.ended["A"].value == 7
-        assert not condition._lock.locked()
+        scheduler = through({"A": consumer, "B": producer}, decide)
+        assert scheduler.ended["A"].value == 7
+        assert not lock.locked()
 
 
 def test_a_condition_taken_twice_is_held_twice_after_the_wait() -> None:
-    condition, held = ScheduledCondition(), []
+    lock, held = ScheduledRLock(), []
+    condition = ScheduledCondition(lock)
 
     def wait() -> None:
         here().point()
         with condition:
             with condition:
                 condition.wait()
-            held.append(condition._lock.is_mine())
+            held.append(lock.is_mine())
 
     def tell() -> None:
         here().point()
         with condition:
             condition.notify()
 
-    turnstile = through({"A": wait, "B": tell})
+    scheduler = through({"A": wait, "B": tell})
     assert held == [True]
-    assert turnstile.ended["A"].error is None
-    assert not condition._lock.locked()
+    assert scheduler.ended["A"].error is None
+    assert not lock.locked()
 
 
 def test_waiting_for_a_word_that_never_comes_is_a_deadlock_and_with_a_timeout_none() -> None:
@@ -394,8 +398,8 @@ def test_notify_wakes_as_many_as_it_says(told: int) -> None:
         with condition:
             condition.notify(told)
 
-    turnstile = through({"A": wait, "B": wait, "C": tell})
-    assert sum(turnstile.ended[name].value for name in "AB") == told
+    scheduler = through({"A": wait, "B": wait, "C": tell})
+    assert sum(scheduler.ended[name].value for name in "AB") == told
 
 
 def test_wait_for_and_notify_all() -> None:
@@ -413,8 +417,8 @@ def test_wait_for_and_notify_all() -> None:
             ready.append(1)
             condition.notify_all()
 
-    turnstile = through({"A": wait, "B": wait, "C": tell}, by_turns)
-    assert [turnstile.ended[name].value for name in "AB"] == [1, 1]
+    scheduler = through({"A": wait, "B": wait, "C": tell}, by_turns)
+    assert [scheduler.ended[name].value for name in "AB"] == [1, 1]
 
 
 def test_a_run_leaves_no_thread_behind() -> None:

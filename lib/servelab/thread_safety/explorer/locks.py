@@ -1,16 +1,18 @@
-"""Locks that wait at the turnstile instead of blocking, so that a scheduler always knows who can go on.
+"""Locks that wait at the scheduler instead of blocking, so that it always knows who can go on.
 
 They stand in for `threading.Lock`, `RLock` and `Condition` in the copy of a model on which a schedule is
 run. Semaphores, events and queues are built of these, and so work too. A wait with a timeout gives
 up only when nobody else can go on: of all moments the one at which it changes nothing for the others.
+Knows nothing about what the locks guard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from servelab.thread_safety.turnstile import thread_here, turnstile_here
+from servelab.thread_safety.explorer.scheduler import scheduler_here, thread_here
+from servelab.values.copying import Model, fresh_copy
 from servelab.values.fingerprints import LockLike
 
 
@@ -26,35 +28,28 @@ class ScheduledLock(LockLike):
         self.releases = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if self._is_free():
-            return self._take()
-        turnstile = turnstile_here()
-        if not blocking or turnstile is None:
-            return False
-        turnstile.wait_until(self._is_free, may_give_up=timeout >= 0)
-        return self._is_free() and self._take()
+        scheduler = scheduler_here()
+        if self.locked() and blocking and scheduler is not None:
+            scheduler.wait_until(lambda: not self.locked(), may_give_up=timeout >= 0)
+        return not self.locked() and self._take()
 
-    def _is_free(self) -> bool:
-        return self._holder is None
-
-    def _take(self) -> bool:
-        self._holder, self._times = thread_here(), self._times + 1
+    def _take(self, times: int = 1) -> bool:
+        self._holder, self._times = thread_here(), self._times + times
         return True
 
     def release(self) -> None:
-        if self._holder is None:
+        if not self.locked():
             raise RuntimeError("release unlocked lock")
-        self._times -= 1
+        self._give_back(1)
+
+    def _give_back(self, times: int) -> None:
+        self._times -= times
         if self._times == 0:
             self._holder = None
             self.releases += 1
 
     def locked(self) -> bool:
         return self._holder is not None
-
-    def state(self) -> object:
-        """What changes when it is taken or released."""
-        return self._holder, self._times
 
     def is_mine(self) -> bool:
         """Whether the running thread holds it."""
@@ -74,8 +69,7 @@ class ScheduledRLock(ScheduledLock):
         return self._take() if self.is_mine() else super().acquire(blocking, timeout)
 
     def release(self) -> None:
-        if not self.is_mine():
-            raise RuntimeError("cannot release un-acquired lock")
+        _require(self.is_mine(), "release")
         super().release()
 
 
@@ -95,19 +89,19 @@ class ScheduledCondition(LockLike):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether it was notified before it gave up."""
-        turnstile = turnstile_here()
-        if turnstile is None:
+        scheduler = scheduler_here()
+        if scheduler is None:
             raise RuntimeError("Only a scheduled thread can wait: nobody else is running.")
-        self._require_lock("wait on")
+        _require(self._lock.is_mine(), "wait on")
         ticket, held = object(), self._lock._times
         self._waiting.append(ticket)
-        self._lock._holder, self._lock._times = None, 0
-        turnstile.wait_until(lambda: ticket not in self._waiting, may_give_up=timeout is not None)
+        self._lock._give_back(held)
+        scheduler.wait_until(lambda: ticket not in self._waiting, may_give_up=timeout is not None)
         notified = ticket not in self._waiting
         if not notified:
             self._waiting.remove(ticket)
         self._lock.acquire()
-        self._lock._times = held
+        self._lock._take(held - 1)
         return notified
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
@@ -117,19 +111,26 @@ class ScheduledCondition(LockLike):
                 return predicate()
         return result
 
-    def state(self) -> object:
-        """What changes when somebody waits or is told."""
-        return self._lock.state(), len(self._waiting)
-
-    def _require_lock(self, what: str) -> None:
-        """As in `threading`: forgetting `with condition:` is an error."""
-        if not self._lock.is_mine():
-            raise RuntimeError(f"cannot {what} un-acquired lock")
-
     def notify(self, n: int = 1) -> None:
-        self._require_lock("notify on")
+        _require(self._lock.is_mine(), "notify on")
         del self._waiting[:n]
 
     def notify_all(self) -> None:
-        self._require_lock("notify on")
-        self._waiting.clear()
+        self.notify(len(self._waiting))
+
+
+def _require(is_mine: bool, what: str) -> None:
+    """As in `threading`: who does not hold the lock may not do this."""
+    if not is_mine:
+        raise RuntimeError(f"cannot {what} un-acquired lock")
+
+
+def with_scheduled_locks(shared: Model, share: Iterable[object] = ()) -> Model:
+    """A fresh copy whose locks wait at the scheduler; what is in `share` is the same in it."""
+    return fresh_copy(
+        shared,
+        share=share,
+        new_lock=ScheduledLock,
+        new_rlock=ScheduledRLock,
+        new_condition=ScheduledCondition,
+    )

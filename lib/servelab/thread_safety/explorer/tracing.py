@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
-from servelab.thread_safety.operations import Operation, is_yours, operations
-from servelab.thread_safety.turnstile import turnstile_here
+from servelab.thread_safety.explorer.operations import Operation, operations
+from servelab.thread_safety.explorer.scheduler import scheduler_here
+from servelab.thread_safety.explorer.user_code import is_yours
 
 # Given the operation that the running thread is about to do; may hold it there.
 Before = Callable[[Operation], None]
@@ -40,13 +41,10 @@ class _ByTraceFunction:
 
     def __enter__(self) -> Callable[[], object]:
         """What a thread has to call first, for which it holds until the thread ends."""
-        return self._begin
+        return lambda: sys.settrace(self._enter)
 
     def __exit__(self, *_: object) -> None:
         pass
-
-    def _begin(self) -> None:
-        sys.settrace(self._enter)
 
     def _enter(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         if not self._points(frame.f_code, frame.f_globals):
@@ -66,11 +64,14 @@ if sys.version_info >= (3, 12):
     _TOOL = 4  # one of the numbers left free for tools that nobody else has heard of
 
     class _ByMonitoring:
-        """In a `with` block: stops the threads that go through a turnstile."""
+        """In a `with` block: stops the threads that have a scheduler."""
 
         def __init__(self, before: Before, points: Points = own_operations) -> None:
             self._before = before
             self._points = points
+            self._watched: dict[CodeType, dict[int, Operation]] = {}
+            # Events are asked for each code object, and two of the same source are equal, but not the same.
+            self._told: dict[int, CodeType] = {}
 
         def __enter__(self) -> Callable[[], object]:
             monitoring, events = sys.monitoring, sys.monitoring.events
@@ -78,9 +79,6 @@ if sys.version_info >= (3, 12):
             monitoring.register_callback(_TOOL, events.PY_START, self._enter)
             monitoring.register_callback(_TOOL, events.INSTRUCTION, self._instruction)
             monitoring.set_events(_TOOL, events.PY_START)
-            self._watched: dict[CodeType, dict[int, Operation]] = {}
-            # Events are asked for each code object, and two of the same source are equal, but not the same.
-            self._told: dict[int, CodeType] = {}
             return lambda: None
 
         def __exit__(self, *_: object) -> None:
@@ -90,7 +88,7 @@ if sys.version_info >= (3, 12):
             sys.monitoring.free_tool_id(_TOOL)
 
         def _enter(self, code: CodeType, offset: int) -> None:
-            if turnstile_here() is None or id(code) in self._told:
+            if scheduler_here() is None or id(code) in self._told:
                 return
             points = self._points(code, sys._getframe(1).f_globals)
             if points:
@@ -98,7 +96,7 @@ if sys.version_info >= (3, 12):
                 sys.monitoring.set_local_events(_TOOL, code, sys.monitoring.events.INSTRUCTION)
 
         def _instruction(self, code: CodeType, offset: int) -> None:
-            if turnstile_here() is not None:
+            if scheduler_here() is not None:
                 operation = self._watched[code].get(offset)
                 if operation is not None:
                     self._before(operation)

@@ -1,13 +1,14 @@
 """Many threads call one model at once, and each answer is compared with what one thread alone gets.
 
 What one thread alone gets, the *oracle*, comes from a fresh copy of the model and fresh copies of the inputs.
-A race needs luck to show itself, so a hammer that finds nothing proves nothing; interleavings.py leaves
+A race needs luck to show itself, so a hammer that finds nothing proves nothing; the explorer leaves
 nothing to luck. Knows nothing about what models compute.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import textwrap
 import threading
@@ -21,8 +22,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from servelab.values.comparing import differences, worst
 from servelab.values.copying import fresh_copy
-from servelab.values.comparing import Difference, differences, worst
 
 SWITCH_INTERVAL = 1e-6  # seconds after which Python may hand over to another thread; usually 0.005
 LOOK = 0.1  # seconds between two looks at how far the threads are
@@ -33,7 +34,8 @@ LOOK = 0.1  # seconds between two looks at how far the threads are
 # several threads on the same cores would slow each other, which is not what is to be seen here.
 TORCH_THREADS = 1
 
-Arguments = tuple[Any, ...]
+Model = Callable[..., Any]
+Inputs = list[tuple[Any, ...]]  # for each call its positional arguments
 
 
 class Outcome(Enum):
@@ -81,8 +83,10 @@ class StateDifference:
     order_matters: bool
 
     def __str__(self) -> str:
+        both = self.threaded, self.serial
+        threaded, serial = (f"{one:.6g}" if isinstance(one, float) else one for one in both)
         order = " (or something else in another order)" if self.order_matters else ""
-        return f"{self.path} is {_shown(self.threaded)}; one thread alone leaves {_shown(self.serial)}{order}"
+        return f"{self.path} is {threaded}; one thread alone leaves {serial}{order}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -135,14 +139,6 @@ class HammerReport:
     def no_difference(self) -> bool:
         return self.first_difference is None and not self.changed_state
 
-    @property
-    def calls_per_second(self) -> float:
-        return len(self.calls) / self.threaded_seconds
-
-    @property
-    def serial_calls_per_second(self) -> float:
-        return len(self.calls) / self.serial_seconds
-
     def __repr__(self) -> str:
         return (
             f"HammerReport(threads={self.threads}, calls={len(self.calls)}, equal={self.equal}, "
@@ -151,18 +147,22 @@ class HammerReport:
         )
 
     def __str__(self) -> str:
+        alone = f" ({self.raised_alone:,} alone, too)" if self.raised_alone else ""
         lines = [
             f"{len(self.calls):,} calls by {self.threads} threads: {self.equal:,} equal to one thread alone, "
             f"{self.within_tolerance:,} within {self.tolerance:g}, {self.different:,} different, "
-            f"{self.raised:,} raised{f' ({self.raised_alone:,} alone, too)' if self.raised_alone else ''}.",
+            f"{self.raised:,} raised{alone}.",
             *([f"The first: {self.first_difference}."] if self.first_difference else []),
             *(f"Left behind: {one}." for one in self.changed_state[:3]),
             *([f"And {len(self.changed_state) - 3} more."] if len(self.changed_state) > 3 else []),
             *([] if self.repeatable else [_NOT_REPEATABLE]),
             *(["No difference seen; this does not prove safety."] if self.no_difference else []),
-            f"{self.calls_per_second:,.0f} calls a second in threads, {self.serial_calls_per_second:,.0f} "
-            f"one after another ({self.torch_threads} torch thread in each).",
         ]
+        in_threads, serial = (len(self.calls) / one for one in (self.threaded_seconds, self.serial_seconds))
+        lines.append(
+            f"{in_threads:,.0f} calls a second in threads, {serial:,.0f} one after another "
+            f"({self.torch_threads} torch thread in each)."
+        )
         return "\n".join(textwrap.fill(line, 98, subsequent_indent="    ") for line in lines)
 
 
@@ -173,7 +173,7 @@ _NOT_REPEATABLE = (
 
 
 def hammer(
-    model: Callable[..., Any],
+    model: Model,
     inputs: Sequence[Any],
     *,
     threads: int = 4,
@@ -190,23 +190,30 @@ def hammer(
     The model itself goes through the threads, so it is changed as they change it. A plain function is not
     copied: what it keeps elsewhere, the oracle uses too. Raises TypeError when the model cannot be copied.
     """
-    _check(inputs, threads, rounds)
+    if not inputs:
+        raise ValueError("There are no inputs: give at least one.")
+    if threads < 1 or rounds < 1:
+        raise ValueError(f"{threads} threads and {rounds} rounds: give at least one of each.")
     given = [one if isinstance(one, tuple) else (one,) for one in inputs]
     numbers = range(len(given) * rounds)
     shares = [numbers[thread::threads] for thread in range(threads)]
-    with _switching_often(), _computing_alone(), tqdm(total=3 * len(numbers), disable=not progress) as bar:
+    with _made_for_races(), tqdm(total=3 * len(numbers), disable=not progress) as bar:
         oracle, another = fresh_copy(model), fresh_copy(model)
         expected = _run(oracle, _apart(given, rounds), [numbers], inference, bar)
         again = _run(another, _apart(given, rounds), [numbers[::-1]], inference, bar)
-        got = _run(model, _together(given, rounds), shares, inference, bar)
-    calls = [_judged(number, got, expected, len(given), threads, tolerance) for number in numbers]
+        together = [one for _ in range(rounds) for one in fresh_copy(given)]  # what is shared stays shared
+        got = _run(model, together, shares, inference, bar)
+    first = min(one.began for one in got)
     return HammerReport(
         threads=threads,
         rounds=rounds,
         tolerance=tolerance,
         torch_threads=TORCH_THREADS,
-        calls=tuple(calls),
-        changed_state=_changed_state(oracle, another, model, tolerance),
+        calls=tuple(
+            _judged(one, alone, number % len(given), number // len(given), first, tolerance)
+            for number, one, alone in zip(numbers, got, expected, strict=True)
+        ),
+        changed_state=tuple(_changed_state(oracle, another, model, tolerance)),
         repeatable=all(_same(one, other, tolerance) for one, other in zip(expected, again, strict=True)),
         raised_alone=sum(bool(one.error and alone.error) for one, alone in zip(got, expected, strict=True)),
         threaded_seconds=_seconds(got),
@@ -214,41 +221,22 @@ def hammer(
     )
 
 
-def _check(inputs: Sequence[Any], threads: int, rounds: int) -> None:
-    if not inputs:
-        raise ValueError("There are no inputs: give at least one.")
-    if threads < 1 or rounds < 1:
-        raise ValueError(f"{threads} threads and {rounds} rounds: give at least one of each.")
+def _apart(given: Inputs, rounds: int) -> Inputs:
+    """Copies for every call, so that none sees what another did to its input."""
+    return [fresh_copy(one) for one in given * rounds]
 
 
 @contextlib.contextmanager
-def _switching_often() -> Iterator[None]:
-    before = sys.getswitchinterval()
+def _made_for_races() -> Iterator[None]:
+    """Python changes threads as often as it can, and torch computes alone in each of them."""
+    interval, torch_threads = sys.getswitchinterval(), torch.get_num_threads()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
-@contextlib.contextmanager
-def _computing_alone() -> Iterator[None]:
-    before = torch.get_num_threads()
     torch.set_num_threads(TORCH_THREADS)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
-
-
-def _apart(given: list[Arguments], rounds: int) -> list[Arguments]:
-    """Copies for every call, so that none sees what another did to its input."""
-    return [fresh_copy(one) for _ in range(rounds) for one in given]
-
-
-def _together(given: list[Arguments], rounds: int) -> list[Arguments]:
-    """Copies for every round, in which what several inputs share stays shared."""
-    return [one for _ in range(rounds) for one in fresh_copy(given)]
+        sys.setswitchinterval(interval)
+        torch.set_num_threads(torch_threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,13 +250,7 @@ class _Done:
     ended: float
 
 
-def _run(
-    model: Callable[..., Any],
-    arguments: list[Arguments],
-    shares: Sequence[Sequence[int]],
-    inference: bool,
-    bar: tqdm[Any],
-) -> list[_Done]:
+def _run(model: Model, inputs: Inputs, shares: list[range], inference: bool, bar: tqdm[Any]) -> list[_Done]:
     """Have each thread make its share of the calls. The global generator starts alike, and is put back."""
     done: dict[int, _Done] = {}
     start, stop = threading.Barrier(len(shares)), threading.Event()
@@ -279,7 +261,7 @@ def _run(
             for number in shares[thread]:
                 if stop.is_set():
                     return
-                done[number] = _called(model, arguments[number], thread)
+                done[number] = _called(model, inputs[number], thread)
 
     crew = [threading.Thread(target=work, args=(thread,), daemon=True) for thread in range(len(shares))]
     with torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -290,19 +272,18 @@ def _run(
         finally:  # also when a thread cannot be started, or somebody has had enough
             stop.set()
             start.abort()
-    return [done[number] for number in range(len(arguments))]
+    return [done[number] for number in range(len(inputs))]
 
 
 def _wait(crew: Sequence[threading.Thread], done: dict[int, _Done], bar: tqdm[Any]) -> None:
-    before = bar.n
-    for one in crew:
-        while one.is_alive():
-            one.join(LOOK)
-            bar.update(before + len(done) - bar.n)
-    bar.update(before + len(done) - bar.n)
+    before, left = bar.n, list(crew)
+    while left:
+        left[0].join(LOOK)
+        left = [one for one in left if one.is_alive()]
+        bar.update(before + len(done) - bar.n)
 
 
-def _called(model: Callable[..., Any], arguments: Arguments, thread: int) -> _Done:
+def _called(model: Model, arguments: tuple[Any, ...], thread: int) -> _Done:
     value, error, began = None, None, time.perf_counter()
     try:
         value = model(*arguments)
@@ -312,55 +293,40 @@ def _called(model: Callable[..., Any], arguments: Arguments, thread: int) -> _Do
     return _Done(value, error, thread, began, time.perf_counter())
 
 
-def _judged(
-    number: int, got: list[_Done], expected: list[_Done], inputs: int, threads: int, tolerance: float
-) -> Call:
-    one, first = got[number], min(done.began for done in got)
-    outcome, most = Outcome.EQUAL, None
+def _judged(one: _Done, alone: _Done, index: int, turn: int, first: float, tolerance: float) -> Call:
+    """first: when the first call of all began."""
+    outcome, path, most = _compared(one, alone, tolerance)
+    began, ended = one.began - first, one.ended - first
+    return Call(index, turn, one.thread, outcome, path, most, one.error, began, ended)
+
+
+def _compared(one: _Done, other: _Done, tolerance: float) -> tuple[Outcome, str, float]:
+    """How one call came out beside another, where they differ most, and by how much."""
     if one.error is not None:
-        outcome = Outcome.RAISED
-    elif most := _difference(expected[number], one, tolerance):
-        outcome = Outcome.WITHIN if most.tolerated else Outcome.DIFFERENT
-    return Call(
-        index=number % inputs,
-        round=number // inputs,
-        thread=number % threads,
-        outcome=outcome,
-        path="" if most is None else f"output{'.' if most.path[:1].isalpha() else ''}{most.path}",
-        largest_difference=0.0 if most is None else most.largest,
-        error=one.error,
-        began=one.began - first,
-        ended=one.ended - first,
-    )
-
-
-def _difference(expected: _Done, got: _Done, tolerance: float) -> Difference | None:
-    if expected.error is not None:
-        return Difference("", "", float("inf"), False, type(expected.error).__name__, "an output")
-    return worst(differences(got.value, expected.value, tolerance))
+        return Outcome.RAISED, "", 0.0
+    if other.error is not None:
+        return Outcome.DIFFERENT, "output", math.inf
+    most = worst(differences(one.value, other.value, tolerance))
+    if most is None:
+        return Outcome.EQUAL, "", 0.0
+    path = f"output{'.' if most.path[:1].isalpha() else ''}{most.path}"
+    return Outcome.WITHIN if most.tolerated else Outcome.DIFFERENT, path, most.largest
 
 
 def _same(one: _Done, other: _Done, tolerance: float) -> bool:
-    if one.error is not None or other.error is not None:
+    if one.error is not None and other.error is not None:
         return type(one.error) is type(other.error)
-    found = _difference(one, other, tolerance)
-    return found is None or found.tolerated
+    return _compared(one, other, tolerance)[0] in (Outcome.EQUAL, Outcome.WITHIN)
 
 
-def _changed_state(
-    serial: Any, reversed_: Any, threaded: Any, tolerance: float
-) -> tuple[StateDifference, ...]:
-    by_order = {one.leaf for one in differences(reversed_, serial, tolerance) if not one.tolerated}
-    return tuple(
+def _changed_state(serial: Any, backwards: Any, threaded: Any, tolerance: float) -> list[StateDifference]:
+    by_order = {one.leaf for one in differences(backwards, serial, tolerance) if not one.tolerated}
+    return [
         StateDifference(one.path, serial=one.right, threaded=one.left, order_matters=one.leaf in by_order)
         for one in differences(threaded, serial, tolerance)
         if not one.tolerated
-    )
+    ]
 
 
 def _seconds(done: list[_Done]) -> float:
     return max(one.ended for one in done) - min(one.began for one in done)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

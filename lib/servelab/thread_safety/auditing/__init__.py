@@ -1,0 +1,1 @@
+"""Audits: may this model be shared between threads?"""

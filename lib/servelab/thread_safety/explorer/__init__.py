@@ -1,0 +1,1 @@
+"""Every interleaving of a few threads, without luck. Needs no torch."""
