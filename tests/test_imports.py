@@ -185,6 +185,14 @@ def test_a_package_is_imported_where_there_is_no_torch(package: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("module", ["servelab.lab", "servelab.lab.exercises.queue_and_concurrency_limit"])
+def test_a_lesson_and_the_check_of_an_exercise_begin_without_torch(module: str) -> None:
+    """Learners wait for every check, which starts a Python of its own."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "torch" not in loaded.split()
+
+
 HEAVY = ["torch", "transformers", "asyncio", "IPython", "ipywidgets", "matplotlib", "pandas", "numpy", "tqdm"]
 
 

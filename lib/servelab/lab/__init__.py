@@ -1,8 +1,9 @@
 """For learners: figures, live text, predictions, exercises, the doctor. Nothing else imports this."""
 
+from typing import TYPE_CHECKING
+
 from servelab.lab.figures import (
     Drawing,
-    hammered,
     interleaving_timeline,
     lines,
     load_panels,
@@ -20,6 +21,10 @@ from servelab.lab.player import player
 from servelab.lab.predict import compare, predict
 from servelab.lab.record import record
 from servelab.lab.source import source
+from servelab.lazy import imported_on_use
+
+if TYPE_CHECKING:
+    from servelab.lab.figures.hammer import hammered
 
 __all__ = [
     "Drawing",
@@ -45,3 +50,6 @@ __all__ = [
     "tokens_within",
     "watch",
 ]
+
+# It needs torch, which most lessons and every check of an exercise load later or never.
+__getattr__ = imported_on_use(__name__, {"hammered": "servelab.lab.figures.hammer"})

@@ -1,7 +1,8 @@
 """Figures of a trace: one glance tells the story, and the same story is there in words."""
 
+from typing import TYPE_CHECKING
+
 from servelab.lab.figures.drawing import Drawing
-from servelab.lab.figures.hammer import hammered
 from servelab.lab.figures.lines import lines
 from servelab.lab.figures.load import load_panels
 from servelab.lab.figures.memory_of_threads import memory_of_threads
@@ -12,6 +13,10 @@ from servelab.lab.figures.sharing import sharing
 from servelab.lab.figures.threads import thread_steps
 from servelab.lab.figures.time_axis import TimeAxis
 from servelab.lab.figures.timeline import interleaving_timeline
+from servelab.lazy import imported_on_use
+
+if TYPE_CHECKING:
+    from servelab.lab.figures.hammer import hammered
 
 __all__ = [
     "Drawing",
@@ -27,3 +32,6 @@ __all__ = [
     "step_occupancy",
     "thread_steps",
 ]
+
+# It needs torch, which most lessons and every check of an exercise load later or never.
+__getattr__ = imported_on_use(__name__, {"hammered": "servelab.lab.figures.hammer"})
