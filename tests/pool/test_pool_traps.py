@@ -8,8 +8,10 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from pool.moments import Moment, at_line, moments
 
 from servelab.pool import BuildFailed, LoanEnd, ModelPool, PoolClosed, PoolLoad
 
@@ -48,21 +50,38 @@ def wait_until(happens, seconds: float = 10.0) -> None:
 # Waiting, and no longer waiting
 
 
-def test_a_waiter_whose_time_ends_just_as_it_is_granted_keeps_what_it_got(monkeypatch) -> None:
-    pool = new_pool()
+@pytest.mark.parametrize("by_another_thread", [False, True])
+def test_an_instance_that_comes_back_while_somebody_gives_up_is_not_lost(by_another_thread: bool) -> None:
+    """At any moment: before the waiting, as the time ends, between that and its notice, and after it."""
+    outcomes = {in_time_at(moment, by_another_thread) for moment in moments()}
+    assert outcomes == {True, False}
+
+
+def in_time_at(moment: Moment, by_another_thread: bool) -> bool:
+    """Whether somebody who waits for a moment gets what somebody else gives back at this moment."""
+    pool, got = new_pool(), []
     holder = pool.borrow()
     model = holder.__enter__()
-    expire = pool._lending.expire
+    giving_back = threading.Thread(target=holder.__exit__, args=(None, None, None))
 
-    def too_late(visit) -> None:
-        holder.__exit__(None, None, None)  # between the end of the waiting and its notice
-        expire(visit)
+    def give_back() -> None:
+        if by_another_thread:
+            giving_back.start()
+            giving_back.join(0.002)  # perhaps not until this thread, which stands still here, goes on
+        else:
+            giving_back.run()
 
-    monkeypatch.setattr(pool._lending, "expire", too_late)
-    with pool.borrow(timeout=0.001) as granted:
-        assert granted is model
-    assert pool.load().timed_out == 0
+    with at_line(moment, give_back), suppress(TimeoutError), pool.borrow(timeout=0.001) as granted:
+        got.append(granted)
+    if not moment.reached:
+        giving_back.run()
+    elif by_another_thread:
+        giving_back.join()
+    assert got in ([model], [])
+    load = pool.load()
+    assert (load.in_use, load.waiting, load.abandoned, load.timed_out) == (0, 0, 0, not got)
     assert borrowed_now(pool) is model
+    return bool(got)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.01])
@@ -112,18 +131,15 @@ def test_an_interrupted_waiter_leaves_the_line() -> None:
     borrowed_now(pool)
 
 
-def test_an_interrupt_just_after_the_grant_gives_the_instance_back(monkeypatch) -> None:
-    pool = new_pool()
-    take = pool._caretaker.instance_of
-
-    def interrupted(visit) -> Model:
-        take(visit)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pool._caretaker, "instance_of", interrupted)
+def test_an_interrupt_just_after_the_grant_gives_the_place_back() -> None:
+    """The instance is built anew before it is handed over, which may take long."""
+    workshop = Workshop()
+    pool = ModelPool(workshop, 1, progress=False)
+    spoil(pool)
+    workshop.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         pool.borrow().__enter__()
-    monkeypatch.undo()
+    workshop.error = None
     borrowed_now(pool)
 
 
@@ -286,22 +302,36 @@ def test_a_loan_entered_by_hand_and_forgotten_is_replaced() -> None:
     assert pool.load().replaced == 1
 
 
-def test_garbage_may_be_collected_in_the_midst_of_a_change(monkeypatch) -> None:
-    pool = new_pool(2)
+def forgotten_in_a_knot(pool: ModelPool[Model]) -> None:
+    """A loan that only the garbage collector will find."""
     knot = [pool.borrow()]
     knot[0].__enter__()
-    knot.append(knot)  # only the garbage collector will find it
-    serve = pool._lending._serve
+    knot.append(knot)
 
-    def serve_and_collect() -> None:
-        monkeypatch.undo()
-        gc.collect()  # the forgotten loan ends here, within a change of the same thread
-        serve()
 
-    del knot
-    monkeypatch.setattr(pool._lending, "_serve", serve_and_collect)
-    with pool.borrow(timeout=0):
-        assert ends(pool) == [LoanEnd.FORGOTTEN, None]
+@pytest.fixture
+def _quick_collections() -> Iterator[None]:
+    """Garbage is looked for only in what the test itself makes, and only when it says so."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_quick_collections")
+def test_garbage_may_be_collected_at_any_moment() -> None:
+    """The forgotten loan then ends in the midst of whatever this thread is doing with the pool."""
+    for moment in moments():
+        pool = new_pool(2)
+        forgotten_in_a_knot(pool)
+        with at_line(moment, gc.collect), pool.borrow(timeout=0):
+            pass
+        gc.collect()
+        assert ends(pool) in ([LoanEnd.FORGOTTEN, LoanEnd.RETURNED], [LoanEnd.RETURNED, LoanEnd.FORGOTTEN])
+        with pool.borrow(timeout=0), pool.borrow(timeout=0):
+            assert pool.load().in_use == 2
 
 
 def test_a_loan_is_for_one_use() -> None:
@@ -413,10 +443,10 @@ def test_threads_of_the_pool_outlive_an_event_loop() -> None:
 
 
 class Workshop:
-    """Builds models, except while it is broken."""
+    """Builds models, except while there is an error."""
 
     def __init__(self) -> None:
-        self.broken = False
+        self.error: BaseException | None = None
         self.wait = threading.Event()
         self.wait.set()
         self.building = threading.Event()
@@ -424,8 +454,8 @@ class Workshop:
     def __call__(self) -> Model:
         self.building.set()
         self.wait.wait()
-        if self.broken:
-            raise OSError("no weights")
+        if self.error is not None:
+            raise self.error
         return Model()
 
 
@@ -438,7 +468,7 @@ def test_when_building_fails_the_pool_does_not_shrink() -> None:
     workshop = Workshop()
     pool = ModelPool(workshop, 1, progress=False)
     spoil(pool)
-    workshop.broken = True
+    workshop.error = OSError("no weights")
     for _ in range(2):
         with pytest.raises(BuildFailed, match=r"Instance 1 .*no weights.*borrow again") as failed:
             pool.borrow().__enter__()
@@ -447,7 +477,7 @@ def test_when_building_fails_the_pool_does_not_shrink() -> None:
         asyncio.run(use(pool))
     with pytest.raises(BuildFailed):
         asyncio.run(pool.run_async(Model.__call__, 1))
-    workshop.broken = False
+    workshop.error = None
     borrowed_now(pool)
     assert pool.load().not_built == 4
     assert pool.load().borrowed == 6
@@ -620,13 +650,15 @@ def test_a_rebuild_for_a_coroutine_that_fails_in_any_way_keeps_the_place(error: 
 
 
 def test_without_a_thread_to_work_in_the_place_is_kept(monkeypatch) -> None:
+    def no_more_threads(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
     async def main() -> None:
         pool = new_pool()
-        submit = pool._caretaker._threads.submit
-        monkeypatch.setattr(pool._caretaker._threads, "submit", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            await pool.run_async(Model.__call__, 1)
-        monkeypatch.setattr(pool._caretaker._threads, "submit", submit)
+        with monkeypatch.context() as system:
+            system.setattr(threading.Thread, "start", no_more_threads)
+            with pytest.raises(RuntimeError, match="start new thread"):
+                await pool.run_async(Model.__call__, 1)
         assert await pool.run_async(Model.__call__, 1, timeout=5) == 2
 
     asyncio.run(main())
