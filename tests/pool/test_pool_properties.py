@@ -10,7 +10,8 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pool.world import BROKEN, Boom, World
+from pool.plain import BROKEN, PlainPool
+from pool.world import Boom, World
 
 from servelab.pool import ModelPool
 from servelab.queueing import QueueFull
@@ -33,8 +34,8 @@ async def carry_out(world: World, program: Sequence[tuple[str, int]]) -> None:
                 tasks = [user for user in (*holders, *waiting) if user.is_task]
                 if tasks:
                     await world.cancel(tasks[pick % len(tasks)])
-            case "late" if waiting:
-                await world.expire(waiting[pick % len(waiting)])
+            case "late":
+                await world.arrive_and_be_late(is_task=bool(pick % 2), follower_is_task=bool(pick % 3))
             case "race" if waiting and waiting[0].is_task:
                 threads = [user for user in holders if not user.is_task]
                 if threads:
@@ -64,24 +65,25 @@ SCENES = {
     "cancelled at the grant": [("thread", 0), ("task", 0), ("thread", 0), ("race", 0)],
     "a bad end": [("thread", 0), ("bad", 0), ("thread", 0)],
     "somebody forgets": [("forgetful", 0), ("task", 0), ("well", 0)],
+    "somebody is late": [("thread", 0), ("late", 0), ("well", 0), ("well", 0)],
 }
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_broken_pools_are_seen(broken: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servelab.pool.pool.Lending", broken)
+def test_broken_pools_are_seen(broken: type[PlainPool]) -> None:
     failures = 0
     for program in SCENES.values():
         try:
-            run(program, size=1, patience=0.3)
+            run(program, size=1, patience=0.3, make=broken)
         except (AssertionError, TimeoutError):
             failures += 1
     assert failures
 
 
+@pytest.mark.parametrize("make", [ModelPool, PlainPool])
 @pytest.mark.parametrize("program", SCENES.values(), ids=SCENES)
-def test_and_the_pool_passes_the_same_scenes(program) -> None:
-    run(program, size=1)
+def test_and_right_pools_pass_the_same_scenes(program, make) -> None:
+    run(program, size=1, make=make)
 
 
 class Fragile:

@@ -8,9 +8,12 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from pool.moments import Moment, at_line, moments
 
+from servelab import waiting_line
 from servelab.pool import BuildFailed, LoanEnd, ModelPool, PoolClosed, PoolLoad
 
 
@@ -48,21 +51,38 @@ def wait_until(happens, seconds: float = 10.0) -> None:
 # Waiting, and no longer waiting
 
 
-def test_a_waiter_whose_time_ends_just_as_it_is_granted_keeps_what_it_got(monkeypatch) -> None:
-    pool = new_pool()
+@pytest.mark.parametrize("by_another_thread", [False, True])
+def test_an_instance_that_comes_back_while_somebody_gives_up_is_not_lost(by_another_thread: bool) -> None:
+    """At any moment: before the waiting, as the time ends, between that and its notice, and after it."""
+    outcomes = {in_time_at(moment, by_another_thread) for moment in moments()}
+    assert outcomes == {True, False}
+
+
+def in_time_at(moment: Moment, by_another_thread: bool) -> bool:
+    """Whether somebody who waits for a moment gets what somebody else gives back at this moment."""
+    pool, got = new_pool(), []
     holder = pool.borrow()
     model = holder.__enter__()
-    expire = pool._lending.expire
+    giving_back = threading.Thread(target=holder.__exit__, args=(None, None, None))
 
-    def too_late(visit) -> None:
-        holder.__exit__(None, None, None)  # between the end of the waiting and its notice
-        expire(visit)
+    def give_back() -> None:
+        if by_another_thread:
+            giving_back.start()
+            giving_back.join(0.002)  # perhaps not until this thread, which stands still here, goes on
+        else:
+            giving_back.run()
 
-    monkeypatch.setattr(pool._lending, "expire", too_late)
-    with pool.borrow(timeout=0.001) as granted:
-        assert granted is model
-    assert pool.load().timed_out == 0
+    with at_line(moment, give_back), suppress(TimeoutError), pool.borrow(timeout=0.001) as granted:
+        got.append(granted)
+    if not moment.reached:
+        giving_back.run()
+    elif by_another_thread:
+        giving_back.join()
+    assert got in ([model], [])
+    load = pool.load()
+    assert (load.in_use, load.waiting, load.abandoned, load.timed_out) == (0, 0, 0, not got)
     assert borrowed_now(pool) is model
+    return bool(got)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.01])
@@ -112,18 +132,15 @@ def test_an_interrupted_waiter_leaves_the_line() -> None:
     borrowed_now(pool)
 
 
-def test_an_interrupt_just_after_the_grant_gives_the_instance_back(monkeypatch) -> None:
-    pool = new_pool()
-    take = pool._caretaker.instance_of
-
-    def interrupted(visit) -> Model:
-        take(visit)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pool._caretaker, "instance_of", interrupted)
+def test_an_interrupt_just_after_the_grant_gives_the_place_back() -> None:
+    """The instance is built anew before it is handed over, which may take long."""
+    workshop = Workshop()
+    pool = ModelPool(workshop, 1, progress=False)
+    spoil(pool)
+    workshop.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         pool.borrow().__enter__()
-    monkeypatch.undo()
+    workshop.error = None
     borrowed_now(pool)
 
 
@@ -135,7 +152,7 @@ def test_a_coroutine_that_is_cancelled_in_the_line_is_passed_over() -> None:
             await asyncio.sleep(0)
             assert pool.load().waiting == 2
             first.cancel()
-        assert isinstance(await second, Model)
+        assert isinstance(await asyncio.wait_for(second, 10), Model)
         assert pool.load().abandoned == 1
         borrowed_now(pool)
 
@@ -154,7 +171,7 @@ def test_a_coroutine_that_is_cancelled_just_after_the_grant_hands_it_on() -> Non
             first, second = (asyncio.create_task(use(pool)) for _ in range(2))
             await asyncio.sleep(0)
         first.cancel()  # granted, and not yet running
-        assert await second is model
+        assert await asyncio.wait_for(second, 10) is model
         assert pool.load().abandoned == 1
 
     asyncio.run(main())
@@ -286,22 +303,36 @@ def test_a_loan_entered_by_hand_and_forgotten_is_replaced() -> None:
     assert pool.load().replaced == 1
 
 
-def test_garbage_may_be_collected_in_the_midst_of_a_change(monkeypatch) -> None:
-    pool = new_pool(2)
+def forgotten_in_a_knot(pool: ModelPool[Model]) -> None:
+    """A loan that only the garbage collector will find."""
     knot = [pool.borrow()]
     knot[0].__enter__()
-    knot.append(knot)  # only the garbage collector will find it
-    serve = pool._lending._serve
+    knot.append(knot)
 
-    def serve_and_collect() -> None:
-        monkeypatch.undo()
-        gc.collect()  # the forgotten loan ends here, within a change of the same thread
-        serve()
 
-    del knot
-    monkeypatch.setattr(pool._lending, "_serve", serve_and_collect)
-    with pool.borrow(timeout=0):
-        assert ends(pool) == [LoanEnd.FORGOTTEN, None]
+@pytest.fixture
+def _quick_collections() -> Iterator[None]:
+    """Garbage is looked for only in what the test itself makes, and only when it says so."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_quick_collections")
+def test_garbage_may_be_collected_at_any_moment() -> None:
+    """The forgotten loan then ends in the midst of whatever this thread is doing with the pool."""
+    for moment in moments():
+        pool = new_pool(2)
+        forgotten_in_a_knot(pool)
+        with at_line(moment, gc.collect), pool.borrow(timeout=0):
+            pass
+        gc.collect()
+        assert ends(pool) in ([LoanEnd.FORGOTTEN, LoanEnd.RETURNED], [LoanEnd.RETURNED, LoanEnd.FORGOTTEN])
+        with pool.borrow(timeout=0), pool.borrow(timeout=0):
+            assert pool.load().in_use == 2
 
 
 def test_a_loan_is_for_one_use() -> None:
@@ -381,9 +412,15 @@ def test_run_and_run_async_pass_errors_on_and_replace() -> None:
     def fail(model: Model) -> None:
         raise StopIteration  # which a future refuses to carry
 
+    def fail_later(model: Model, told: threading.Event) -> None:
+        told.wait()  # until it is awaited
+        fail(model)
+
     async def main(pool: ModelPool[Model]) -> None:
+        told = threading.Event()
+        asyncio.get_running_loop().call_later(0.01, told.set)
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await pool.run_async(fail)
+            await asyncio.wait_for(pool.run_async(fail_later, told), 10)
 
     pool = new_pool()
     with pytest.raises(StopIteration):
@@ -413,10 +450,10 @@ def test_threads_of_the_pool_outlive_an_event_loop() -> None:
 
 
 class Workshop:
-    """Builds models, except while it is broken."""
+    """Builds models, except while there is an error."""
 
     def __init__(self) -> None:
-        self.broken = False
+        self.error: BaseException | None = None
         self.wait = threading.Event()
         self.wait.set()
         self.building = threading.Event()
@@ -424,8 +461,8 @@ class Workshop:
     def __call__(self) -> Model:
         self.building.set()
         self.wait.wait()
-        if self.broken:
-            raise OSError("no weights")
+        if self.error is not None:
+            raise self.error
         return Model()
 
 
@@ -438,7 +475,7 @@ def test_when_building_fails_the_pool_does_not_shrink() -> None:
     workshop = Workshop()
     pool = ModelPool(workshop, 1, progress=False)
     spoil(pool)
-    workshop.broken = True
+    workshop.error = OSError("no weights")
     for _ in range(2):
         with pytest.raises(BuildFailed, match=r"Instance 1 .*no weights.*borrow again") as failed:
             pool.borrow().__enter__()
@@ -447,7 +484,7 @@ def test_when_building_fails_the_pool_does_not_shrink() -> None:
         asyncio.run(use(pool))
     with pytest.raises(BuildFailed):
         asyncio.run(pool.run_async(Model.__call__, 1))
-    workshop.broken = False
+    workshop.error = None
     borrowed_now(pool)
     assert pool.load().not_built == 4
     assert pool.load().borrowed == 6
@@ -620,43 +657,170 @@ def test_a_rebuild_for_a_coroutine_that_fails_in_any_way_keeps_the_place(error: 
 
 
 def test_without_a_thread_to_work_in_the_place_is_kept(monkeypatch) -> None:
+    def no_more_threads(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
     async def main() -> None:
         pool = new_pool()
-        submit = pool._caretaker._threads.submit
-        monkeypatch.setattr(pool._caretaker._threads, "submit", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            await pool.run_async(Model.__call__, 1)
-        monkeypatch.setattr(pool._caretaker._threads, "submit", submit)
+        with monkeypatch.context() as system:
+            system.setattr(threading.Thread, "start", no_more_threads)
+            with pytest.raises(RuntimeError, match="start new thread"):
+                await pool.run_async(Model.__call__, 1)
         assert await pool.run_async(Model.__call__, 1, timeout=5) == 2
 
     asyncio.run(main())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where a finalizer is hit
-@pytest.mark.parametrize("where", range(1, 90))
-def test_an_interrupt_at_any_line_of_a_change_leaves_the_pool_whole(where: int) -> None:
-    """Ctrl-C comes at any moment, also between two lines of the bookkeeping."""
-    pool = new_pool()
-    lines = 0
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where a finaliser is hit
+@pytest.mark.parametrize("taken", [False, True])
+def test_an_interrupt_at_any_line_leaves_the_pool_whole(taken: bool) -> None:
+    """Ctrl-C comes at any moment, also between two lines of the bookkeeping.
 
-    def interrupt(frame, event, _):
-        nonlocal lines
-        if "servelab/pool/lending" not in frame.f_code.co_filename.replace("\\", "/"):
-            return interrupt
-        if event == "line":
-            lines += 1
-            if lines == where:
-                raise KeyboardInterrupt
-        return interrupt
+    But for the lines by which the line's lock is taken and given back: there Python itself protects no `with`
+    that does not wait, and a pool that is hit there is lost.
+    """
 
-    before = sys.gettrace()
-    sys.settrace(interrupt)
-    try:
-        with pool.borrow(timeout=0.01):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for moment in moments():
+        pool = new_pool()
+        holder = pool.borrow()
+        if taken:
+            holder.__enter__()
+        with (
+            suppress(KeyboardInterrupt, TimeoutError),
+            at_line(moment, interrupt, but_in="change"),
+            pool.borrow(timeout=0.001),
+        ):
             pass
-    except (KeyboardInterrupt, TimeoutError):
-        pass
+        if taken:
+            holder.__exit__(None, None, None)
+        borrowed_now(pool)
+        borrowed_now(pool)
+        assert pool.load().waiting == 0
+
+
+def test_what_a_pool_says_is_true_at_any_moment(monkeypatch) -> None:
+    """A signal handler asks, in the midst of whatever this thread is doing with the pool."""
+    monkeypatch.setattr(waiting_line, "PATIENCE", 0.01)
+    for moment in moments():
+        pool = new_pool(2)
+        before: list[PoolLoad] = []
+
+        def ask(pool: ModelPool[Model] = pool, before: list[PoolLoad] = before) -> None:
+            load, loans = pool.load(), pool.loans()
+            before.append(load)
+            assert load.size == load.in_use + load.idle
+            assert load.borrowed == load.in_use + load.returned + load.replaced
+            in_use = [loan.user for loan in loans if loan.end is None]
+            assert "holder" in in_use
+            assert len(in_use) == load.in_use
+            assert len(loans) == load.borrowed + load.timed_out
+            assert [loan.end for loan in loans if loan.user == "user 1"] in ([], [None], [LoanEnd.RETURNED])
+            assert load.longest_loan > 0
+
+        with (
+            pool.borrow(user="holder"),
+            at_line(moment, ask),
+            pool.borrow(user="user 1"),
+            suppress(TimeoutError),
+            pool.borrow(timeout=0, user="user 2"),
+        ):
+            pass
+        assert len(before) == moment.reached
+        assert (pool.load().borrowed, pool.load().timed_out) == (2, 1)
+
+
+def test_what_a_pool_says_does_not_lag_behind_what_its_user_did() -> None:
+    """Whoever has given back an instance finds it idle, though other threads change the pool all the time."""
+    pool, over = new_pool(2), threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            with suppress(TimeoutError), pool.borrow(timeout=0, user="others"):
+                pass
+
+    others = threading.Thread(target=come_and_go)
+    others.start()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(500):
+            with pool.borrow(user="mine"):
+                assert "mine" in [loan.user for loan in pool.loans() if loan.end is None]
+            assert "mine" not in [loan.user for loan in pool.loans() if loan.end is None]
     finally:
-        sys.settrace(before)
-    borrowed_now(pool)
-    borrowed_now(pool)
+        sys.setswitchinterval(before)
+        over.set()
+        others.join()
+
+
+def test_work_that_found_no_thread_is_not_done_later(monkeypatch) -> None:
+    """An executor keeps it, and its next thread would do it, with somebody else's instance."""
+    worked: list[int] = []
+
+    def work(model: Model, number: int) -> None:
+        worked.append(number)
+
+    def no_more_threads(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        pool = new_pool()
+        with monkeypatch.context() as system:
+            system.setattr(threading.Thread, "start", no_more_threads)
+            with pytest.raises(RuntimeError, match="start new thread"):
+                await pool.run_async(work, 1)
+        await pool.run_async(work, 2)
+        await pool.run_async(work, 3)
+        assert worked == [2, 3]
+        assert (pool.load().abandoned, pool.load().returned) == (1, 2)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_task", [False, True])
+def test_somebody_who_leaves_at_any_moment_of_the_grant_loses_nothing(is_task: bool) -> None:
+    """Cancelled, or too late: before the instance is handed over, in the midst of it, and after."""
+    for moment in moments():
+        pool = new_pool()
+        holder = pool.borrow()
+        model = holder.__enter__()
+        leaver = Leaver(pool, is_task)
+        with at_line(moment, leaver.leave):
+            holder.__exit__(None, None, None)
+        leaver.leave()
+        leaver.thread.join()
+        load = pool.load()
+        assert (load.in_use, load.waiting, load.replaced) == (0, 0, 0)
+        assert load.returned + load.abandoned + load.timed_out == 2
+        assert borrowed_now(pool) is model
+
+
+class Leaver:
+    """Waits in a thread or a task until it is told to leave. Then it tries to, for a moment."""
+
+    def __init__(self, pool: ModelPool[Model], is_task: bool) -> None:
+        self.pool = pool
+        self.task: asyncio.Task[Model] | None = None
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.as_task if is_task else self.as_thread)
+        self.thread.start()
+        wait_until(lambda: pool.load().waiting == 1)
+
+    def as_thread(self) -> None:
+        with suppress(TimeoutError), self.pool.borrow(timeout=0.01):
+            pass
+
+    def as_task(self) -> None:
+        self.task = self.loop.create_task(use(self.pool))
+        with suppress(asyncio.CancelledError):
+            self.loop.run_until_complete(self.task)
+        self.loop.close()
+
+    def leave(self) -> None:
+        if self.task is not None:
+            with suppress(RuntimeError):  # it is closed already
+                self.loop.call_soon_threadsafe(self.task.cancel)
+        self.thread.join(0.02)

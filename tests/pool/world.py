@@ -1,7 +1,8 @@
 """A pool, users who come and go on orders, and what has to be true after each order.
 
 Threads and coroutines stand in one line. Each order is followed by a wait until everybody is where a plain
-list says they should be, so no outcome hangs on which thread happens to be faster.
+list says they should be, so no outcome hangs on which thread happens to be faster. Of the pool it knows only
+what every user knows: borrowing, `load()` and `loans()`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
-from servelab.pool import LoanEnd, ModelPool
-from servelab.pool.lending import Lending
+from servelab.pool import ModelPool
 
 PATIENCE = 10.0  # seconds until somebody who should have moved counts as stuck
+SOON = 0.01  # seconds that somebody waits who is to be too late
 
 
 class Stuck(AssertionError):
@@ -59,10 +62,16 @@ class World:
     """Orders are methods; each is a coroutine that returns when all has settled."""
 
     def __init__(
-        self, size: int, *, max_waiting: int | None = None, checked: bool = True, patience: float = PATIENCE
+        self,
+        size: int,
+        *,
+        max_waiting: int | None = None,
+        checked: bool = True,
+        patience: float = PATIENCE,
+        make: Callable[..., Any] = ModelPool,
     ):
         self.numbers = count(1)
-        self.pool = ModelPool(
+        self.pool = make(
             self.build,
             size,
             check=(lambda instance: instance.good) if checked else None,
@@ -77,11 +86,8 @@ class World:
         self.gone: set[Instance] = set()  # must never be lent again
         self.broken_rules: list[str] = []
         self.watch = threading.Lock()
-        self.build_fails = False
 
     def build(self) -> Instance:
-        if getattr(self, "build_fails", False):
-            raise OSError("no weights")
         return Instance(next(self.numbers))
 
     # -- users -------------------------------------------------------------------------
@@ -148,8 +154,32 @@ class World:
     # -- orders ------------------------------------------------------------------------
 
     async def arrive(self, is_task: bool, timeout: float | None = None, forgets: bool = False) -> User:
-        user = User(f"user {len(self.users) + 1}", is_task, timeout)
+        """Somebody comes, who waits for ever or (timeout 0) not at all."""
+        user = self.expected(is_task, timeout)
         user.how = "forget" if forgets and not is_task else "well"
+        self.start(user)
+        await self.settle()
+        return user
+
+    async def arrive_and_be_late(self, is_task: bool, follower_is_task: bool) -> None:
+        """Somebody comes who will not wait for long, and then somebody else, who stays in the line."""
+        late = self.expected(is_task, SOON)
+        self.start(late)
+        await self.until(
+            lambda: (
+                late.where != "in_line" or (late in self.line and self.pool.load().waiting == len(self.line))
+            )
+        )
+        if self.max_waiting is None or len(self.line) < self.max_waiting:  # however late it is by now
+            self.start(self.expected(follower_is_task, None))
+        if late in self.line:
+            await self.until(lambda: late.where == "out")
+            self.out_of(self.line, late, "timed_out")
+        await self.settle()
+
+    def expected(self, is_task: bool, timeout: float | None) -> User:
+        """A new user, in the place where it should be soon."""
+        user = User(f"user {len(self.users) + 1}", is_task, timeout)
         self.users.append(user)
         if len(self.inside) < self.size:
             self.inside.append(user)
@@ -159,12 +189,13 @@ class World:
             self.ends["timed_out"] += 1
         else:
             self.line.append(user)
-        if is_task:
+        return user
+
+    def start(self, user: User) -> None:
+        if user.is_task:
             user.task = asyncio.create_task(self.as_task(user))
         else:
             threading.Thread(target=self.as_thread, args=(user,), daemon=True).start()
-        await self.settle()
-        return user
 
     async def finish(self, user: User, how: str = "well") -> None:
         user.how = "forget" if user.how == "forget" else how
@@ -186,25 +217,13 @@ class World:
         """The head of the line is granted an instance, and cancelled before its coroutine can go on."""
         holder.gate.set()
         deadline = time.perf_counter() + self.patience
-        while self.visit_of(waiting) is not None and time.perf_counter() < deadline:
+        while self.pool.load().waiting == len(self.line) and time.perf_counter() < deadline:
             time.sleep(0.0002)  # the event loop stands still meanwhile
         assert waiting.task is not None
         waiting.task.cancel()
         self.out_of(self.line, waiting, "abandoned")
         self.out_of(self.inside, holder, "replaced" if self.replaces(holder) else "returned")
         await self.settle()
-
-    async def expire(self, user: User) -> None:
-        """What its alarm would do."""
-        visit = self.visit_of(user)
-        assert visit is not None
-        visit.timeout = 0.5
-        self.pool._lending.expire(visit)
-        self.out_of(self.line, user, "timed_out")
-        await self.settle()
-
-    def visit_of(self, user: User):
-        return next((one for one in tuple(self.pool._lending._line) if one.user == user.name), None)
 
     def out_of(self, place: list[User], user: User, end: str) -> None:
         place.remove(user)
@@ -214,10 +233,14 @@ class World:
 
     # -- rules -------------------------------------------------------------------------
 
-    async def settle(self) -> None:
+    async def until(self, happens: Callable[[], bool]) -> None:
         deadline = time.perf_counter() + self.patience
-        while (wrong := self.misplaced()) and time.perf_counter() < deadline:
+        while not happens() and time.perf_counter() < deadline:
             await asyncio.sleep(0.0002)
+
+    async def settle(self) -> None:
+        await self.until(lambda: not self.misplaced())
+        wrong = self.misplaced()
         if wrong:
             raise Stuck(f"{wrong}; {self.pool!r}")
         assert not self.broken_rules, self.broken_rules
@@ -236,18 +259,23 @@ class World:
         assert found == inside | {name: self.ends[name] for name in list(found)[3:]}
         assert load.borrowed == load.in_use + load.returned + load.replaced + load.not_built
         assert load.size == load.in_use + load.idle
+        in_use = [loan.user for loan in self.pool.loans() if loan.end is None]
+        assert sorted(in_use) == sorted(user.name for user in self.inside)
 
     def misplaced(self) -> list[str]:
-        """Users who are not where they should be; the pool notices the end of a use just after its user."""
+        """Users who are not where they should be, and whether as many wait as should.
+
+        Who is next among them is seen when they are served.
+        """
         right = dict.fromkeys(self.inside, "inside") | dict.fromkeys(self.line, "in_line")
         wrong = [
             f"{user.name} is {user.where}, not {right.get(user, 'out')}"
             for user in self.users
             if user.where != right.get(user, "out")
         ]
-        waiting = [one.user for one in tuple(self.pool._lending._line)]
-        if waiting != [user.name for user in self.line]:
-            wrong.append(f"the line is {waiting}")
+        waiting = self.pool.load().waiting
+        if waiting != len(self.line):
+            wrong.append(f"{waiting} wait, not {len(self.line)}")
         return wrong
 
     async def everybody_leaves(self) -> None:
@@ -273,49 +301,3 @@ class World:
         """After a failure: no thread may stay behind."""
         for user in self.users:
             user.gate.set()
-
-
-class Barging(Lending):
-    """Serves whoever came last."""
-
-    def _serve(self) -> None:
-        self._line = type(self._line)(reversed(self._line.items()))
-        super()._serve()
-        self._line = type(self._line)(reversed(self._line.items()))
-
-
-class LosesTheCancelled(Lending):
-    """Forgets the instance of somebody who was cancelled just after the grant."""
-
-    def _finish(self, visit, end) -> None:
-        slot = visit.slot
-        super()._finish(visit, end)
-        if end is LoanEnd.ABANDONED and slot is not None:
-            slot.visit = visit
-
-
-class LendsTwice(Lending):
-    """Does not look whether an instance is lent."""
-
-    def _idle(self):
-        return self.slots[0]
-
-
-class NeverReplaces(Lending):
-    """Lends an instance again whatever happened to it."""
-
-    def _finish(self, visit, end) -> None:
-        instance = visit.slot.instance if visit.slot is not None else None
-        super()._finish(visit, end)
-        if visit.slot is not None:
-            visit.slot.instance = instance
-
-
-class LeavesPlacesFree(Lending):
-    """Gives an instance back without a look at the line."""
-
-    def _end(self, visit, end) -> None:
-        self._finish(visit, end)
-
-
-BROKEN = [Barging, LosesTheCancelled, LendsTwice, NeverReplaces, LeavesPlacesFree]

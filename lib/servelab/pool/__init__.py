@@ -1,8 +1,7 @@
 """A model pool: several instances of a model, lent to one user at a time each."""
 
 from servelab.pool.instances import BuildFailed, weights_bytes
-from servelab.pool.lending import PoolClosed
-from servelab.pool.loans import Loan, LoanEnd, PoolLoad
-from servelab.pool.pool import ModelPool
+from servelab.pool.pool import ModelPool, PoolClosed
+from servelab.pool.records import Loan, LoanEnd, PoolLoad
 
 __all__ = ["BuildFailed", "Loan", "LoanEnd", "ModelPool", "PoolClosed", "PoolLoad", "weights_bytes"]

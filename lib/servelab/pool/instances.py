@@ -7,7 +7,7 @@ and for devices `to()`, as torch's modules do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from servelab.values.copying import fresh_copy
 
@@ -31,17 +31,16 @@ class Builder(Generic[Model]):
         if devices is not None and not devices:
             raise ValueError("devices is empty: name at least one, or leave it out.")
         self._build = build
-        self._devices = devices
+        self._devices = devices or [None]
         self._unused = self._one_for_each_device() if share_weights else {}
 
     def new(self, number: int) -> Model:
         """The instance number `number`, counted from 1."""
-        device = None if self._devices is None else self._devices[(number - 1) % len(self._devices)]
+        device = self._devices[(number - 1) % len(self._devices)]
         if not self._unused:
             return _placed(self._built(), device)
-        unused: Any = self._unused[str(device)]
-        copied: Model = fresh_copy(unused, share=_weights(unused))
-        return copied
+        unused = self._unused[str(device)]
+        return fresh_copy(unused, share=_weights(unused))
 
     def forget(self) -> None:
         """Let go of the models that are never lent."""
@@ -60,29 +59,23 @@ class Builder(Generic[Model]):
                 f"A {type(model).__name__} has no parameters() to share: "
                 "build a torch module, or leave out share_weights."
             )
-        first, *others = dict.fromkeys(map(str, self._devices or [None]))
-        devices = {str(device): device for device in self._devices or [None]}
+        (first, device), *others = {str(one): one for one in self._devices}.items()
         # Copied before the first is placed: from some devices ("meta") there is no way back.
-        copies = {name: _placed(fresh_copy(model), devices[name]) for name in others}
-        return {first: _placed(model, devices[first])} | copies
+        copies = {name: _placed(fresh_copy(model), other) for name, other in others}
+        return {first: _placed(model, device)} | copies
 
 
 def _weights(model: Any) -> Iterator[Any]:
     """Parameters, and plain attributes that are parameters' memory, or weights packed for oneDNN."""
     yield from model.parameters()
-    yield from _packed(model)
     memories = {_memory(parameter) for parameter in model.parameters()}
     for value in _attributes(model):
-        if hasattr(value, "untyped_storage") and not _is_packed(value) and _memory(value) in memories:
+        if _is_packed(value) or (hasattr(value, "untyped_storage") and _memory(value) in memories):
             yield value
 
 
-def _packed(model: Any) -> Iterator[Any]:
-    """Weights packed for oneDNN, which can be neither written nor copied, only used."""
-    return (value for value in _attributes(model) if _is_packed(value))
-
-
 def _is_packed(value: Any) -> bool:
+    """Packed for oneDNN, and so neither to be written nor copied, only used."""
     return bool(getattr(value, "is_mkldnn", False))
 
 
@@ -97,12 +90,9 @@ def _memory(tensor: Any) -> tuple[str, int]:
 
 
 def _placed(model: Model, device: Any) -> Model:
-    if device is None:
-        return model
-    if not hasattr(model, "to"):
+    if device is not None and not hasattr(model, "to"):
         raise TypeError(f"A {type(model).__name__} has no to() to place it on {device}: leave out devices.")
-    placed: Model = model.to(device)
-    return placed
+    return model if device is None else cast(Any, model).to(device)
 
 
 def weights_bytes(models: Iterable[Any]) -> int:
@@ -115,6 +105,6 @@ def weights_bytes(models: Iterable[Any]) -> int:
     for model in models:
         for tensor in (*model.parameters(), *model.buffers()):
             sizes[_memory(tensor)] = tensor.untyped_storage().nbytes()
-        for packed in _packed(model):
+        for packed in filter(_is_packed, _attributes(model)):
             sizes["packed", id(packed)] = packed.numel() * packed.element_size()
     return sum(sizes.values())
