@@ -1,4 +1,4 @@
-"""What a loan costs beside the model: the model here does nothing.
+"""`servelab bench pool`: what a loan costs beside the model, which does nothing here.
 
 A user alone finds the instance idle. In a crowd for one instance nearly every loan is handed over from one
 user to the next, who has to be woken. Run it on a quiet machine.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
-from servelab.bench.measure import Measurement, seconds
+from servelab.bench.harness import Measurement, report, seconds
 from servelab.pool import ModelPool
 
 REPEATS = 5
@@ -18,6 +19,11 @@ LOANS = 4000  # in all, for each number
 CROWD = 8
 
 Pool = ModelPool[object]
+
+
+def run(output: Path | None = None) -> int:
+    """Measure, print, and save to `output` if given."""
+    return report("servelab bench pool", [pool_costs], output)
 
 
 def pool_costs() -> Iterator[Measurement]:

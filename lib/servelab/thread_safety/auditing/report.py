@@ -141,7 +141,8 @@ class AuditReport:
         )
         return (
             f"This speaks of the calls it saw: two with the example, one after the other{forced}. "
-            "Other inputs may take other paths."
+            "Other inputs may take other paths, and some state cannot be seen: what is itself again when a line "
+            "ends, what lru_cache or an iterator keeps, objects more than four deep."
         )
 
 
@@ -165,7 +166,7 @@ def judge(model: str, problems: Findings, notes: Findings, met: Interference) ->
         )
     elif not problems:
         verdict = Verdict.SAFE
-        sentence = f"no call changed anything that another call of this {model} sees. It may be shared."
+        sentence = f"nothing was seen that a call of this {model} changes for another one."
     elif not open_ones:
         verdict = Verdict.GUARDED
         sentence = (
