@@ -208,6 +208,7 @@ HIDING: dict[str, tuple[Callable[..., Any], Callable[[Any], object] | None]] = {
     "a weight": (edit_weight, None),
     "the data of a weight": (edit_data, None),
     "a fixed seed": (seed_and_draw, None),
+    "nothing but a seed": (lambda self, x: (torch.manual_seed(0), x)[1], None),
     "random": (lambda self, x: x + random.random(), None),
     "numpy.random": (lambda self, x: x + np.random.rand(), None),
     "dropout that is always on": (lambda self, x: nn.functional.dropout(x, 0.5), None),
@@ -226,8 +227,16 @@ def test_state_is_found_wherever_it_is_kept(place: str) -> None:
 
 def test_state_of_a_property_and_of_a_class() -> None:
     assert named(audit(Described().eval(), X))["_last"] is Kind.ATTRIBUTE
-    found = named(audit(Common().eval(), X))
-    assert found["Common.calls"] is found["Common.count"] is Kind.OUTSIDE
+    report = audit(Common().eval(), X)
+    assert named(report)["Common.calls"] is named(report)["Common.count"] is Kind.OUTSIDE
+    assert "self.calls.append(1)" in [one.source for one in report.problems]
+
+
+def test_edited_data_of_a_small_weight_is_found_at_its_line_and_of_a_large_one_at_all() -> None:
+    (small,) = audited(edit_data).problems
+    assert small.source == "self.linear.weight.data.add_(1)  # counts no version"
+    large = Model(edit_data, put(linear=nn.Linear(100, 100)))
+    assert named(audit(large.eval(), X)) == {"linear.weight": Kind.PARAMETER}
 
 
 def test_variables_around_a_method_and_its_defaults() -> None:
@@ -266,6 +275,7 @@ def test_an_edited_input_is_no_state_of_the_model() -> None:
     report = audited(lambda self, x: x.mul_(2))
     assert report.verdict is Verdict.UNSAFE
     assert not report.interference.in_turn_too
+    assert report.interference.changed > 0  # for somebody who was given the same one
     assert named(report) == {"input": Kind.INPUT}
 
 
@@ -627,13 +637,14 @@ def test_the_modes_of_the_caller_are_kept_and_passed_on() -> None:
 
     def look(self: Any, x: Tensor) -> Tensor:
         seen.add((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+        self.calls += 1  # so that two calls are made to meet, in threads
         return x
 
     with torch.inference_mode():
-        audited(look)
+        assert audited(look, put(calls=0)).interference.tried > 0
         assert torch.is_inference_mode_enabled()
     assert seen == {(False, True)}
-    audited(look)
+    audited(look, put(calls=0))
     assert seen == {(False, True), (True, False)}
     assert torch.is_grad_enabled()
 
@@ -701,7 +712,19 @@ class CountsLooks(dict[str, int]):
         return super().items()
 
 
-def test_time_stays_proportional_to_the_model() -> None:
+class OneAfterTheOther(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, OneAfterTheOther])
+def test_time_stays_proportional_to_the_model(kind: type[nn.Module]) -> None:
     """Each line looks at its own module and its children, not at all modules there are."""
 
     def looks(depth: int) -> int:
@@ -709,7 +732,7 @@ def test_time_stays_proportional_to_the_model() -> None:
         for layer in layers:
             layer.settings = CountsLooks(a=1)
         CountsLooks.looks = 0
-        audit(nn.Sequential(*layers).eval(), X)
+        audit(kind(*layers).eval(), X)
         return CountsLooks.looks
 
     assert 0 < looks(20) < looks(40) < 2.5 * looks(20) + 200

@@ -349,6 +349,11 @@ def test_notes_change_no_verdict() -> None:
         assert {one.kind for one in audit(nn.Linear(3, 3), torch.ones(1, 3)).notes} == {Kind.TRAINING}
 
 
+class DrawsEverywhere(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand(1) + random.random() + np.random.rand()
+
+
 def test_the_model_and_the_callers_world_stay_as_they_were() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -361,6 +366,7 @@ def test_the_model_and_the_callers_world_stay_as_they_were() -> None:
         seed(7)
     trace = sys.gettrace()
     audit(model, x)
+    audit(DrawsEverywhere(), x)
     assert (torch.rand(1), random.random(), np.random.rand()) == expected
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(x, kept)
