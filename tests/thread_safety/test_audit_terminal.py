@@ -47,6 +47,15 @@ def fails_to_compute():
 
 def fails():
     raise KeyError("no weights")
+
+def exits():
+    raise SystemExit(0)
+
+def exits_when_called():
+    class Exits(nn.Module):
+        def forward(self, x):
+            raise SystemExit(0)
+    return Exits(), torch.ones(1, 3)
 """
 
 
@@ -54,10 +63,11 @@ def fails():
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "some_models.py").write_text(MODELS, encoding="utf-8")
     (tmp_path / "broken.py").write_text("import a_package_that_is_not_there\n", encoding="utf-8")
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
     (tmp_path / "unreadable.py").write_text("def build(:\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("some_models", "broken", "unreadable"):
+    for name in ("some_models", "broken", "ends", "unreadable"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -109,6 +119,9 @@ def test_factories_models_and_examples(
         (["some_models:fails_to_compute"], "out of memory"),
         (["unreadable:build"], "unreadable raised SyntaxError"),
         (["some_models:fails"], "no weights"),
+        (["some_models:exits"], "some_models raised SystemExit: 0"),
+        (["some_models:exits_when_called"], "SystemExit"),
+        (["ends:build"], "ends raised SystemExit: 0"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(

@@ -28,6 +28,9 @@ def run(factory: str, example: str | None = None) -> int:
     except (CannotAudit, TypeError, ValueError) as error:
         print(f"servelab audit: {error}", file=sys.stderr)
         return 2
+    except SystemExit:
+        print("servelab audit: the model ends the program when it is called (SystemExit).", file=sys.stderr)
+        return 2
     print(report)
     return 0 if report.verdict in (Verdict.SAFE, Verdict.GUARDED) else 1
 
@@ -61,7 +64,7 @@ def _called(name: str) -> Any:
         made = found() if callable(found) and not isinstance(found, nn.Module) else found
     except ModuleNotFoundError as error:
         raise CannotAudit(f"{error}: is {module}.py in this folder, or {module} installed?") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit(0) would say `may be shared`, and nothing was audited
         raise CannotAudit(f"{module} raised {type(error).__name__}: {error}") from error
     if found is None:
         raise CannotAudit(f"{module} has no {attribute}: check the name after the colon.")
