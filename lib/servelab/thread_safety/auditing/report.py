@@ -141,8 +141,8 @@ class AuditReport:
         )
         return (
             f"This speaks of the calls it saw: two with the example, one after the other{forced}. "
-            "Other inputs may take other paths, and some state cannot be seen: what is itself again when a line "
-            "ends, what lru_cache or an iterator keeps, objects more than four deep."
+            "Other inputs may take other paths, and not all state can be seen: what is itself again when a "
+            "line ends, what lru_cache or an iterator keeps, objects more than four deep."
         )
 
 
