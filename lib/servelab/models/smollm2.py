@@ -196,7 +196,7 @@ def _is_whole(ready: Path) -> bool:
     """Are all files there, at the size they were written? Takes microseconds, so it can be asked often."""
     try:
         sizes = json.loads((ready / MANIFEST).read_text(encoding="utf-8"))
-        if not isinstance(sizes, dict) or "config.json" not in sizes:
+        if not isinstance(sizes, dict) or not sizes:
             return False  # somebody else's file, or a damaged one
         return all((ready / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
