@@ -21,6 +21,7 @@ from servelab.model import Chunk, Outcome, StepCost
 from servelab.models import attention, model_thread
 from servelab.models.attention import Row, lay_out
 from servelab.models.families import refuse_unsupported
+from servelab.models.generation_config import warn_of_other_answers
 from servelab.models.kv.slots import SlotCache
 from servelab.models.packed_linear import pack_linears
 from servelab.models.sampling import Draw, next_tokens
@@ -65,6 +66,7 @@ class CausalLM:
         self.stop_token_ids = _stop_token_ids(network, tokenizer)
         kind = f"{network.dtype}, {network.device.type}".removeprefix("torch.")
         self.name = f"{name or config.name_or_path or config.model_type}, {kind}"
+        warn_of_other_answers(network.generation_config, self.name)
         self._token_bytes = TokenBytes(tokenizer) if tokenizer is not None else None
         self._no_mask = torch.empty(1, 1, 1, 1)  # four dimensions: "made already", so the network makes none
         self.cache = model_thread.call(self._new_cache)
