@@ -25,7 +25,7 @@ from servelab.models.generation_config import warn_of_other_answers
 from servelab.models.kv.slots import SlotCache
 from servelab.models.packed_linear import pack_linears
 from servelab.models.sampling import Draw, next_tokens
-from servelab.models.token_bytes import TokenBytes
+from servelab.models.token_bytes import TokenBytes, own_copy
 from servelab.request import InvalidRequest, Prompt, Request
 
 DUMMY_TOKEN = 0
@@ -35,7 +35,8 @@ class CausalLM:
     """A TokenModel over a transformers causal LM.
 
     network: put into eval mode, otherwise left as it is; its own generate() keeps working.
-    tokenizer: without one, prompts are token ids.
+    tokenizer: without one, prompts are token ids. A copy encodes, so nothing that others set on this one
+        (truncation, say) changes a prompt; but its chat template may be set at any time.
     slots: most requests at once; each takes memory for `context_length` tokens.
     context_length: most tokens of one request; at most what the network was made for.
 
@@ -67,7 +68,8 @@ class CausalLM:
         kind = f"{network.dtype}, {network.device.type}".removeprefix("torch.")
         self.name = f"{name or config.name_or_path or config.model_type}, {kind}"
         warn_of_other_answers(network.generation_config, self.name)
-        self._token_bytes = TokenBytes(tokenizer) if tokenizer is not None else None
+        self._own_tokenizer = own_copy(tokenizer) if tokenizer is not None else None
+        self._token_bytes = TokenBytes(self._own_tokenizer) if self._own_tokenizer is not None else None
         self._no_mask = torch.empty(1, 1, 1, 1)  # four dimensions: "made already", so the network makes none
         self.cache = model_thread.call(self._new_cache)
 
@@ -106,15 +108,16 @@ class CausalLM:
             return []
         if not isinstance(prompt, str) and isinstance(prompt[0], int):
             return self._known([int(cast(int, token_id)) for token_id in prompt])
-        if self.tokenizer is None:
+        if self.tokenizer is None or self._own_tokenizer is None:
             raise InvalidRequest(f"{self.name} has no tokenizer: give the prompt as a list of token ids.")
         if self.tokenizer.chat_template is None:
             if not isinstance(prompt, str):
                 raise InvalidRequest(f"{self.name} has no chat template: give the prompt as one text.")
-            return list(self.tokenizer(prompt)["input_ids"])
+            return list(self._own_tokenizer(prompt)["input_ids"])
         messages: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         template: Any = self.tokenizer.apply_chat_template
-        return list(template(messages, add_generation_prompt=True, return_dict=False))
+        text = template(messages, add_generation_prompt=True, tokenize=False)
+        return list(self._own_tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _known(self, token_ids: list[int]) -> list[int]:
         for token_id in token_ids:
