@@ -51,7 +51,8 @@ class SamplingParams:
     repetition_penalty: > 1 makes tokens already present less likely; 1 switches it off.
     max_new_tokens: None generates until the context is full.
     stop: texts that end the answer; they are not part of it.
-    seed: equal seeds draw equal tokens at equal positions, whoever runs beside.
+    seed: equal seeds draw equal tokens at equal positions, whoever runs beside (in float32; with fewer bits,
+        rounding may decide between two tokens that are close).
     """
 
     temperature: float = 0.0

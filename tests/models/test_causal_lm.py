@@ -32,7 +32,7 @@ from servelab.model import Chunk
 from servelab.models import attention, causal_lm, model_thread
 from servelab.models.attention import RaggedStep, Row
 from servelab.models.causal_lm import CausalLM
-from servelab.models.families import UnsupportedModel, refuse_unsupported
+from servelab.models.families import SUPPORTED, UnsupportedModel, refuse_unsupported
 from servelab.models.kv.slots import SlotCache
 from servelab.models.packed_linear import pack_linears
 
@@ -371,6 +371,8 @@ def test_an_interrupted_wait_leaves_the_model_usable() -> None:
         ("falcon", {"alibi": True}, "ALiBi"),
         ("t5", {}, "encoder"),
         ("gpt2", {"add_cross_attention": True}, "cross attention"),
+        *((family, {"is_causal": False}, "later tokens") for family in SUPPORTED),
+        ("llama", {"per_layer_config": {1: {"num_key_value_heads": 8}}}, "different shapes"),
         ("deepseek_v3", {}, "latent"),
         ("mamba", {}, "Mamba"),
         ("qwen3_next", {}, "linear attention"),

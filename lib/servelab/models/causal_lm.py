@@ -21,10 +21,11 @@ from servelab.model import Chunk, Outcome, StepCost
 from servelab.models import attention, model_thread
 from servelab.models.attention import Row, lay_out
 from servelab.models.families import refuse_unsupported
+from servelab.models.generation_config import warn_of_other_answers
 from servelab.models.kv.slots import SlotCache
 from servelab.models.packed_linear import pack_linears
 from servelab.models.sampling import Draw, next_tokens
-from servelab.models.token_bytes import TokenBytes
+from servelab.models.token_bytes import TokenBytes, own_copy
 from servelab.request import InvalidRequest, Prompt, Request
 
 DUMMY_TOKEN = 0
@@ -34,9 +35,16 @@ class CausalLM:
     """A TokenModel over a transformers causal LM.
 
     network: put into eval mode, otherwise left as it is; its own generate() keeps working.
-    tokenizer: without one, prompts are token ids.
+    tokenizer: without one, prompts are token ids. A copy encodes, so nothing that others set on this one
+        (truncation, say) changes a prompt; but its chat template may be set at any time.
     slots: most requests at once; each takes memory for `context_length` tokens.
     context_length: most tokens of one request; at most what the network was made for.
+
+    In float32 a greedy answer is that of generate(do_sample=False), and draws of one seed are the same,
+    whoever runs beside: company moves logits by some 4e-5, and in our tests no two tokens were that close. In
+    bfloat16 and float16 a token is the best up to rounding only. Where two are that close, company may decide
+    between them, and the answers differ from there on. What else a generation_config has generate() do is
+    said when the model is made.
 
     All computing happens on the process's model thread (see `model_thread`).
     """
@@ -65,7 +73,9 @@ class CausalLM:
         self.stop_token_ids = _stop_token_ids(network, tokenizer)
         kind = f"{network.dtype}, {network.device.type}".removeprefix("torch.")
         self.name = f"{name or config.name_or_path or config.model_type}, {kind}"
-        self._token_bytes = TokenBytes(tokenizer) if tokenizer is not None else None
+        warn_of_other_answers(network.generation_config, self.name)
+        self._own_tokenizer = own_copy(tokenizer) if tokenizer is not None else None
+        self._token_bytes = TokenBytes(self._own_tokenizer) if self._own_tokenizer is not None else None
         self._no_mask = torch.empty(1, 1, 1, 1)  # four dimensions: "made already", so the network makes none
         self.cache = model_thread.call(self._new_cache)
 
@@ -104,15 +114,16 @@ class CausalLM:
             return []
         if not isinstance(prompt, str) and isinstance(prompt[0], int):
             return self._known([int(cast(int, token_id)) for token_id in prompt])
-        if self.tokenizer is None:
+        if self.tokenizer is None or self._own_tokenizer is None:
             raise InvalidRequest(f"{self.name} has no tokenizer: give the prompt as a list of token ids.")
         if self.tokenizer.chat_template is None:
             if not isinstance(prompt, str):
                 raise InvalidRequest(f"{self.name} has no chat template: give the prompt as one text.")
-            return list(self.tokenizer(prompt)["input_ids"])
+            return list(self._own_tokenizer(prompt)["input_ids"])
         messages: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         template: Any = self.tokenizer.apply_chat_template
-        return list(template(messages, add_generation_prompt=True, return_dict=False))
+        text = template(messages, add_generation_prompt=True, tokenize=False)
+        return list(self._own_tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _known(self, token_ids: list[int]) -> list[int]:
         for token_id in token_ids:

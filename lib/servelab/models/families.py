@@ -35,10 +35,14 @@ def _special_feature(config: PretrainedConfig) -> str | None:
     def has(*names: str) -> bool:
         return any(bool(getattr(config, name, None)) for name in names)
 
+    if getattr(config, "is_heterogeneous", False):  # first: such a config refuses to be asked for one value
+        return "layers of different shapes (per_layer_config)"
     layers = set(getattr(config, "layer_types", None) or ())
     rope = getattr(config, "rope_parameters", None) or {}
     if config.is_encoder_decoder or has("add_cross_attention"):
         return "an encoder and cross attention"
+    if not getattr(config, "is_causal", True):
+        return "attention to later tokens (is_causal is off)"
     if has("vision_config", "audio_config"):
         return "images or sound as input"
     if has("state_size", "ssm_cfg", "mamba_d_state", "linear_num_key_heads") or layers & {
