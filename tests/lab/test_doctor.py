@@ -73,7 +73,8 @@ def test_missing_weights() -> None:
 def test_weights_that_are_there(no_weights: Path) -> None:
     ready = no_weights / smollm2.NAME
     ready.mkdir()
-    (ready / smollm2.MANIFEST).write_text("{}", encoding="utf-8")
+    (ready / "config.json").write_text("{}", encoding="utf-8")
+    (ready / smollm2.MANIFEST).write_text('{"config.json": 2}', encoding="utf-8")
     well(doctor.weights("weights"))
 
 
