@@ -355,13 +355,13 @@ def show_progress(lines: "Iterable[str]") -> None:
     began = time.perf_counter()
     packages = 0
     for line in lines:
-        packages += line.startswith("Collecting")
+        packages += line.startswith(("Collecting", "Processing"))  # from an index, or from a file
         doing = line.strip() if line.lstrip().startswith(PROGRESS) else ""
         if doing and sys.stdout.isatty():
             width = shutil.get_terminal_size().columns - 1
-            print(f"\r\033[K  {packages} packages: {doing}"[: width + 4], end="", flush=True)
+            print(f"\r\033[K  {packages}: {doing}"[: width + 4], end="", flush=True)
     clear = "\r\033[K" if sys.stdout.isatty() else ""
-    print(f"{clear}  {packages} packages, {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"{clear}  {packages} package{'s' * (packages != 1)}, {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def silence_jupyter() -> None:

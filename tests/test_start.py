@@ -410,7 +410,7 @@ def test_what_pip_says_becomes_one_line(start: ModuleType, monkeypatch, capsys) 
     start.show_progress(PIP_SAYS.splitlines(keepends=True))
     shown = capsys.readouterr().out
     assert shown.count("\n") == 1
-    assert "1 packages: Downloading rich-15.0.0" in shown
+    assert "1: Downloading rich-15.0.0" in shown
     assert all(len(one) < 60 for one in shown.split("\r\033[K"))
 
 

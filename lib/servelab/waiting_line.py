@@ -152,11 +152,19 @@ class WaitingLine(Generic[User, Answer]):
 async def done_in_time_async(future: Future[Any], timeout: float | None = None) -> bool:
     """In a coroutine: the same. When it is cancelled, the future is not."""
     if not future.done() and timeout != 0:
-        wrapped = asyncio.wrap_future(future)
-        wrapped.add_done_callback(lambda one: one.cancelled() or one.exception())  # or asyncio complains
-        if not future.done():  # look again, as above
-            await asyncio.wait([wrapped], timeout=timeout)
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()  # of its own, so that a cancellation stops there
+        future.add_done_callback(lambda _: _wake(woken))  # called at once if the future is set by now
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await woken
     return future.done()
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    """From any thread: let a coroutine go on. Its event loop may be closed, or itself be gone, by now."""
+    with suppress(RuntimeError):
+        woken.get_loop().call_soon_threadsafe(lambda: None if woken.done() else woken.set_result(None))
 
 
 def refuse(future: Future[Any], error: Exception) -> None:

@@ -40,7 +40,7 @@ def test_the_header_says_what_one_will_be_able_to_do_and_how_long_it_takes(path:
     assert int(stated[1]) == reading_minutes(notebook)
     minutes = [int(found) for found in re.findall(r"\((\d+) min[,)]", prose(notebook))]
     assert int(stated[2]) == sum(minutes)
-    assert int(stated[3]) <= 60
+    assert int(stated[3]) <= 45
 
 
 @lessons
