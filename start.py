@@ -361,7 +361,8 @@ def show_progress(lines: "Iterable[str]") -> None:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r\033[K  {packages}: {doing}"[: width + 4], end="", flush=True)
     clear = "\r\033[K" if sys.stdout.isatty() else ""
-    print(f"{clear}  {packages} package{'s' * (packages != 1)}, {time.perf_counter() - began:.0f} s", flush=True)
+    many = "" if packages == 1 else "s"
+    print(f"{clear}  {packages} package{many}, {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def silence_jupyter() -> None:
