@@ -135,6 +135,11 @@ class GivesTexts(ScriptedModel):
         return ["a token" for _ in chunks]
 
 
+class GivesLists(ScriptedModel):
+    def run(self, chunks, paid):
+        return [[1] for _ in chunks]
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [
@@ -142,6 +147,7 @@ class GivesTexts(ScriptedModel):
         (PieceRaises, "piece(1) of the model raised KeyError"),
         (PieceIsText, "piece(1) of the model gave 'text': give bytes"),
         (GivesTexts, "gave 'a token' for a token: give its id, an int"),
+        (GivesLists, "gave [1] for a token: give its id, an int"),
     ],
 )
 def test_a_model_that_misbehaves_fails_its_requests_with_a_sentence(model, said: str) -> None:

@@ -271,10 +271,12 @@ class Engine:
             return _sentence(outcome)
         if (outcome is not None) != chunk.samples:
             return f"the model gave {outcome!r} where a token was {'' if chunk.samples else 'not '}due"
-        if outcome is None or outcome in self.trace.pieces:
+        if outcome is None:
             return ""
         if type(outcome) is not int:
             return f"the model gave {outcome!r} for a token: give its id, an int"
+        if outcome in self.trace.pieces:
+            return ""
         try:
             piece = self.model.piece(outcome)
         except Exception as error:
