@@ -118,13 +118,14 @@ def lifecycles(trace: Trace) -> list[Lifecycle]:
     for event in trace.events:
         match event:
             case Accepted():
-                about = (event.request, event.user, event.time, event.prompt, event.prompt_tokens)
-                life = Lifecycle(*about, _steps=steps)
+                life = Lifecycle(event.request, event.user, event.time, event.prompt, _steps=steps)
+                life.prompt_tokens = event.prompt_tokens
                 lives.append(life)
                 live[event.request] = life
             case Refused():
-                about_it = (event.request, event.user, event.time, event.prompt)
-                lives.append(Lifecycle(*about_it, refused=True, cause=event.cause))
+                life = Lifecycle(event.request, event.user, event.time, event.prompt, refused=True)
+                life.cause = event.cause
+                lives.append(life)
             case Admitted():
                 if event.request in live:
                     live[event.request].admitted = event.time
