@@ -3,6 +3,7 @@
 import matplotlib.text
 import pytest
 from hypothesis import given, settings
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scenarios import Scenario, World, scenarios
 
 from servelab import (
@@ -118,6 +119,20 @@ def test_a_prompt_of_nothing_but_space_can_be_drawn(prompt: str) -> None:
     arrival = Arrival(0.0, prompt or [1], SamplingParams(max_new_tokens=2))
     trace = simulate([arrival], Interleaved(1), ScriptedModel.long_text())
     interleaving_timeline(trace).png()
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.05, 0.1, 0.15, 0.2, 0.3])
+def test_why_somebody_is_refused_stays_within_the_axes(moment: float) -> None:
+    """A long reason is cut to the wider side, and covers no name."""
+    crowd = [Arrival(0.0, "a", SamplingParams(max_new_tokens=20)), Arrival(moment, "", user="nobody")]
+    trace = simulate(crowd, Interleaved(1), ScriptedModel.long_text())
+    for axis in ("steps", "seconds"):
+        figure = interleaving_timeline(trace, axis=axis, stop=17 if axis == "steps" else 0.35).figure
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        (reason,) = [one for one in figure.findobj(matplotlib.text.Text) if "refused" in one.get_text()]
+        words, room = reason.get_window_extent(renderer), reason.axes.get_window_extent(renderer)
+        assert room.x0 <= words.x0
+        assert words.x1 <= room.x1
 
 
 def test_a_long_run_is_shown_through_a_window() -> None:

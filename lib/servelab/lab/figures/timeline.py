@@ -160,7 +160,8 @@ class _Row:
         self._arrival(life.user, arrived)
 
     def _name(self, life: Lifecycle) -> None:
-        prompt = f"\n“{cut_to(palette.drawable(life.prompt), LABELS - 0.35)}”" if life.prompt else ""
+        words = palette.drawable(" ".join(life.prompt.split()))
+        prompt = f"\n“{cut_to(words, LABELS - 0.35)}”" if words else ""
         left = self.window.start - 0.08 * self.window.inch
         self.axes.text(left, self.y, life.user + prompt, ha="right", va="center", linespacing=1.3)
 
@@ -168,13 +169,17 @@ class _Row:
         if self.window.shows(arrived):
             cross = {"marker": "x", "color": palette.REFUSED, "markersize": 9, "markeredgewidth": 2.2}
             self.axes.plot([arrived], [self.y], **cross)  # type: ignore[arg-type]
-            self._beside(arrived, cut_to(f"refused: {why}", self.window.inches - 0.3))
+            self._beside(arrived, f"refused: {why}")
 
     def _beside(self, x: float, words: str) -> None:
-        """Words to the right of a place, or to its left where the axes end."""
+        """Words to the right of a place, or to its left if there is more room; cut to what there is."""
         inch = self.window.inch
-        fits = x + (text_width(words) + 0.15) * inch <= self.window.stop
-        side, align = (0.12, "left") if fits else (-0.12, "right")
+        # Letters on a screen's grid are up to a twentieth wider than on paper.
+        left = 0.95 * ((x - self.window.start) / inch - 0.15)
+        right = 0.95 * ((self.window.stop - x) / inch - 0.15)
+        after = right >= min(text_width(words), left)
+        words = cut_to(words, right if after else left)
+        side, align = (0.12, "left") if after else (-0.12, "right")
         self.axes.text(x + side * inch, self.y, words, ha=align, va="center", color=palette.REFUSED)
 
     def _waiting(self, life: Lifecycle, arrived: float) -> None:
