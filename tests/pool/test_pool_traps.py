@@ -583,13 +583,13 @@ def test_a_pool_is_a_context_manager_and_lets_its_instances_go() -> None:
 
 def test_closing_in_an_event_loop() -> None:
     async def main() -> None:
-        async with new_pool(2) as pool:
-            task = asyncio.create_task(use(pool))
-            await asyncio.sleep(0)
+        pool = new_pool(2)
+        task = asyncio.create_task(use(pool))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(pool.close)
         await task
         with pytest.raises(PoolClosed):
             await use(pool)
-        await pool.close_async()
 
     asyncio.run(main())
 
@@ -651,7 +651,7 @@ def test_a_rebuild_for_a_coroutine_that_fails_in_any_way_keeps_the_place(error: 
             await pool.run_async(Model.__call__, 1)
         fails = False
         assert await pool.run_async(Model.__call__, 1, timeout=5) == 2
-        await pool.close_async()
+        await asyncio.to_thread(pool.close)
 
     asyncio.run(main())
 

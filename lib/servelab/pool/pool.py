@@ -35,7 +35,6 @@ Model = TypeVar("Model")
 Result = TypeVar("Result")
 
 SHOW_AFTER = 1.0  # seconds of building
-NAMED = 3  # holders in one sentence
 
 log = logging.getLogger("servelab")
 
@@ -156,31 +155,21 @@ class ModelPool(Generic[Model]):
         """Refuse newcomers, send home who waits, and wait until every instance is back; then drop them.
 
         Raises TimeoutError when that takes longer; newcomers are refused all the same. Closing twice is fine.
+        In a coroutine: `await asyncio.to_thread(pool.close)`.
         """
         self._line.change(self._close)
         if not self._line.done_in_time(self._all_back, timeout):
             raise TimeoutError(
                 f"After {timeout} s not every instance is back. {self._who_holds()} Then close again."
             )
-        self._let_go()
-
-    async def close_async(self) -> None:
-        """The same for coroutines; limit it with `asyncio.timeout`."""
-        self._line.change(self._close)
-        await done_in_time_async(self._all_back)
-        self._let_go()
+        self._threads.shutdown(wait=False)
+        self._builder.forget()
 
     def __enter__(self) -> ModelPool[Model]:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    async def __aenter__(self) -> ModelPool[Model]:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.close_async()
 
     def __repr__(self) -> str:
         return f"<ModelPool: {self.load()}>"
@@ -296,8 +285,6 @@ class ModelPool(Generic[Model]):
         named = [
             f"instance {one.instance} by {one.user} for {now - (one.began or now):.2g} s" for one in loans
         ]
-        if len(named) > NAMED:
-            named[NAMED:] = [f"{len(named) - NAMED} more"]
         return (
             f"Held: {', '.join(named)}. Hold instances for less time, wait longer, or make the pool larger."
         )
@@ -378,11 +365,6 @@ class ModelPool(Generic[Model]):
             raise
         finally:
             del working  # which holds an error of the work, whose traceback holds this frame
-
-    def _let_go(self) -> None:
-        """Let the threads end, and drop the weights."""
-        self._threads.shutdown(wait=False)
-        self._builder.forget()
 
 
 class _Borrowing(Generic[Model]):
