@@ -34,12 +34,12 @@ def queue_state(trace: Trace, *, says: str = "") -> Drawing:
         figure.subplots_adjust(left=0.1, right=0.97, top=top, bottom=0.78 / height, hspace=0.35)
         end = max(trace.end, trace.began + 1e-9)
         room = trace.header.max_queue_size
-        _steps(waiting, lengths, [one.waiting for one in lengths], end, palette.WAITING)
-        _steps(running, lengths, [one.running for one in lengths], end, palette.USER_COLOURS[0])
-        most = max(one.waiting for one in lengths)
+        times = [one.time for one in lengths]
+        most = _area(waiting, times, [one.waiting for one in lengths], end, palette.WAITING)
+        ran = _area(running, times, [one.running for one in lengths], end, palette.USER_COLOURS[0])
         _name_panel(waiting, "request queue: waiting", room, f"max_queue_size {room}", most)
         limit = trace.header.capacity
-        _name_panel(running, "processing queue: running", limit, f"limit {limit}", limit)
+        _name_panel(running, "processing queue: running", limit, f"limit {limit}", ran)
         _mark_refusals(waiting, refused)
         _mark_leavers(running, left)
         running.set_xlim(trace.began, end)
@@ -48,25 +48,25 @@ def queue_state(trace: Trace, *, says: str = "") -> Drawing:
     return Drawing(figure, _words(trace, lengths, refused, left, says))
 
 
-def draw_queue_strip(axes: Axes, trace: Trace, lives: Sequence[Lifecycle], window: Window) -> None:
-    """Both queues in one small panel under another figure, on that figure's axis."""
+def draw_queue_strip(
+    waiting: Axes, running: Axes, trace: Trace, lives: Sequence[Lifecycle], window: Window
+) -> None:
+    """Both queues in two small panels under another figure, on that figure's axis."""
     lengths = _settled(queue_lengths(lives))
-    place = window.scale.place
-    places = [*(place(one.time) for one in lengths), max(window.stop, place(trace.end))]
-    waiting = [one.waiting for one in lengths]
-    running = [one.running for one in lengths]
-    axes.fill_between(
-        places, [*waiting, waiting[-1]], step="post", color=palette.WAITING, alpha=0.6, linewidth=0
-    )
-    axes.step(places, [*running, running[-1]], where="post", color=palette.INK, linewidth=1.8)
-    top = max([trace.header.capacity, *waiting])
-    axes.set(xlim=(window.start, window.stop), ylim=(0, top * 1.35 + 0.3))
-    axes.text(-0.055, 0.5, "requests", transform=axes.transAxes, ha="right", va="center")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
-    left = window.start + 0.08 * window.inch
-    limit = f"running (limit {trace.header.capacity})"
-    axes.text(left, trace.header.capacity + top * 0.04, limit, ha="left", va="bottom")
-    _name_widest(axes, places, waiting, window)
+    places = [window.scale.place(one.time) for one in lengths]
+    end = max(window.stop, window.scale.place(trace.end))
+    limit = trace.header.capacity
+    most = _area(waiting, places, [one.waiting for one in lengths], end, palette.WAITING)
+    ran = _area(running, places, [one.running for one in lengths], end, palette.FAINT)
+    _limit(running, limit, ran)
+    for axes, top in ((waiting, most), (running, max(ran, limit) if _is_near(limit, ran) else ran)):
+        axes.set_ylim(0, top * 1.15)
+        axes.set_yticks([0, top])
+    running.set_xlim(window.start, window.stop)
+    waiting.tick_params(labelbottom=False, bottom=False)
+    for axes, name in ((waiting, "requests\nwaiting"), (running, f"running,\nat most {limit}")):
+        beside = (-(text_width(str(most)) + 0.3) / window.inches, 0.5)
+        axes.text(*beside, name, transform=axes.transAxes, ha="right", va="center", linespacing=1.1)
 
 
 def _settled(lengths: Sequence[QueueLengths]) -> list[QueueLengths]:
@@ -81,39 +81,31 @@ def _settled(lengths: Sequence[QueueLengths]) -> list[QueueLengths]:
     return kept[::-1]
 
 
-def _name_widest(axes: Axes, places: Sequence[float], waiting: Sequence[int], window: Window) -> None:
-    """Write "waiting" into the area's widest part, where there is room."""
-    stretches: list[tuple[float, float]] = []
-    left = None
-    for number, count in enumerate(waiting):
-        if count and left is None:
-            left = places[number]
-        if left is not None and (not count or number == len(waiting) - 1):
-            right = places[number] if not count else places[number + 1]
-            stretches.append(window.cut(left, right))
-            left = None
-    widest = max(stretches, key=lambda stretch: stretch[1] - stretch[0], default=None)
-    if widest is not None and (widest[1] - widest[0]) / window.inch > text_width("waiting") + 0.1:
-        axes.text((widest[0] + widest[1]) / 2, 0.12, "waiting", ha="center", va="bottom", color="#5E1F45")
+def _area(axes: Axes, times: Sequence[float], values: Sequence[int], end: float, colour: str) -> int:
+    """Draw how many there were; returns the most, at least 1."""
+    times, values = [*times, end], [*values, values[-1]]
+    axes.fill_between(times, values, step="post", color=colour, alpha=0.35, linewidth=0)
+    axes.step(times, values, where="post", color=colour, linewidth=1.8)
+    return max(*values, 1)
 
 
-def _steps(
-    axes: Axes, lengths: Sequence[QueueLengths], values: Sequence[int], end: float, colour: str
-) -> None:
-    times = [*(one.time for one in lengths), end]
-    axes.fill_between(times, [*values, values[-1]], step="post", color=colour, alpha=0.35, linewidth=0)
-    axes.step(times, [*values, values[-1]], where="post", color=colour, linewidth=1.8)
+def _is_near(limit: int, most: int) -> bool:
+    """Whether a limit is in the picture, or so far above that what there was would be flat."""
+    return 0 < limit <= 3 * most
+
+
+def _limit(axes: Axes, limit: int, most: int) -> None:
+    if _is_near(limit, most):
+        axes.axhline(limit, color=palette.FAINT, linestyle="--", linewidth=1)
 
 
 def _name_panel(axes: Axes, name: str, limit: int, limit_name: str, most: int) -> None:
     axes.set_title(name, loc="left", fontsize=palette.LETTERS, color=palette.INK, pad=4)
-    near = limit <= 3 * max(most, 1)
-    top = max(most, limit if near else 0, 1)
-    axes.set_ylim(0, top * 1.22)
+    near = _is_near(limit, most)
+    axes.set_ylim(0, (max(most, limit) if near else most) * 1.22)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
-    if near and limit > 0:
-        axes.axhline(limit, color=palette.FAINT, linestyle="--", linewidth=1)
-    where = limit_name if near else f"{limit_name}, far above"
+    _limit(axes, limit, most)
+    where = limit_name if near or limit <= most else f"{limit_name}, far above"
     axes.set_title(where, loc="right", fontsize=palette.LETTERS, color=palette.FAINT, pad=4)
 
 
