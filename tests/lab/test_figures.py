@@ -209,6 +209,46 @@ def test_each_queue_has_its_own_panel_and_its_name_lies_beside_it(trace: Trace) 
         assert all(float(one).is_integer() for one in axes.get_yticks())
 
 
+def impatient(room: int) -> Trace:
+    crowd = [
+        Arrival(0.6 * number, "Why?", SamplingParams(max_new_tokens=60), patience=10.0)
+        for number in range(20)
+    ]
+    return simulate(crowd, Interleaved(2), max_queue_size=room)
+
+
+def test_two_queue_figures_can_share_their_scales() -> None:
+    many, few = impatient(100), impatient(2)
+    most = max(one.waiting for one in queue_lengths(lifecycles(many)))
+    drawn = [queue_state(one, until=many.end, tops=(most, 2)).figure for one in (many, few)]
+    for here, there in zip(*(figure.axes for figure in drawn), strict=True):
+        assert here.get_xlim() == there.get_xlim()
+        assert here.get_ylim() == there.get_ylim()
+    assert drawn[0].axes[0].get_ylim()[1] > most
+    assert drawn[0].axes[0].get_xlim()[1] == many.end
+
+
+def test_each_request_has_a_mark_of_how_it_ended_and_none_is_cut() -> None:
+    for trace in (impatient(100), impatient(2)):
+        drawing = queue_state(trace)
+        endings = drawing.figure.axes[2]
+        named = [one.get_text() for one in endings.get_yticklabels()]
+        marks = [one for one in endings.lines if one.get_marker() not in ("None", "")]
+        assert len({one.get_marker() for one in marks}) == len(marks) == len(named) == 3
+        assert [int(name.split()[0]) for name in named] == [len(one.get_xdata()) for one in marks]
+        assert sum(len(one.get_xdata()) for one in marks) == 20
+        assert not any(one.get_clip_on() for one in marks)
+        for name in named:
+            count, how = name.split(" ", 1)
+            assert f"{how.capitalize()}: {count}." in drawing.words
+
+
+def test_a_request_that_timed_out_is_not_lost_from_the_picture() -> None:
+    late = [Arrival(0.0, "a", SamplingParams(max_new_tokens=99), max_queue_wait=0.5) for _ in range(2)]
+    trace = simulate(late, Interleaved(1))
+    assert "1 timed out" in [one.get_text() for one in queue_state(trace).figure.axes[2].get_yticklabels()]
+
+
 def test_a_user_has_one_colour_everywhere() -> None:
     assert palette.user_colour("user 3", 0) == palette.user_colour("user 3", 7) == palette.USER_COLOURS[2]
 
