@@ -21,6 +21,7 @@ from servelab.lab.exercises.queue_and_concurrency_limit import (
     gap_at,
     server,
 )
+from servelab.lab.figures.load import READING_PACE
 
 
 class Policy:
@@ -257,3 +258,4 @@ def test_the_longest_gap_is_calculated_as_the_solution_says(limit: int) -> None:
 
 def test_the_largest_limit_is_the_one_that_one_calculates() -> None:
     assert int((GAP - PROMPT) / STEP) == 7
+    assert GAP == READING_PACE
