@@ -4,6 +4,7 @@ import matplotlib.text
 import pytest
 from hypothesis import given, settings
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import Rectangle
 from scenarios import Scenario, World, scenarios
 
 from servelab import (
@@ -19,7 +20,7 @@ from servelab import (
 )
 from servelab.lab import interleaving_timeline, load_panels, queue_state, step_occupancy
 from servelab.lab.figures import Drawing, palette
-from servelab.lab.figures.timeline import HALF_CHARACTER, Cell, cells_of
+from servelab.lab.figures.timeline import HALF_CHARACTER, Cell, bands, cells_of
 from servelab.scripted import utf8_bytes
 from servelab.trace import Stepped, Trace
 from servelab.trace.lifecycles import lifecycles, queue_lengths
@@ -140,6 +141,112 @@ def test_a_long_run_is_shown_through_a_window() -> None:
     drawing = interleaving_timeline(trace)
     assert any("of 400" in one.get_text() for one in texts(drawing))
     assert len([one for one in texts(drawing) if one.get_color() == "white"]) < 20
+
+
+def boxes(drawing: Drawing, y: float) -> list[Rectangle]:
+    """Those of one row, by its middle; not the paper behind words."""
+    return [
+        one for one in drawing.figure.axes[1].patches if abs(one.get_y() + one.get_height() / 2 - y) < 0.2
+    ]
+
+
+def test_steps_too_short_to_be_told_apart_make_one_band_without_a_line() -> None:
+    workload = users(["a", "b"], max_new_tokens=[100, 60])
+    for policy, low in ((Continuous(2), False), (Interleaved(2), True)):
+        trace = simulate(workload, policy)
+        drawing = interleaving_timeline(trace, axis="seconds", stop=trace.duration)
+        first, *others = boxes(drawing, 0.0)
+        assert len(others) == low  # it takes turns, then has every step
+        reached = first.get_x() + first.get_width()
+        assert all(abs(one.get_x() - reached) < 1e-9 for one in others)  # no gap
+        said = " ".join(one.get_text() for one in texts(drawing))
+        assert "band: steps too short to draw one by one" in said
+        assert ("low band: takes turns" in said) is low
+        assert not any(one.get_hatch() for one in boxes(drawing, 0.0))
+        if low:
+            assert first.get_height() == pytest.approx(others[0].get_height() / 2, rel=0.1)
+
+
+def test_a_pause_that_can_be_seen_stays_one() -> None:
+    assert bands([(0, 1), (1, 2), (2, 3), (9, 10), (10, 11)], apart=5) == [(0, 3, 1.0), (9, 11, 1.0)]
+    assert bands([(0, 1), (2, 3), (4, 5), (5, 6), (6, 7)], apart=5) == [(0, 5, 0.6), (5, 7, 1.0)]
+    assert bands([], apart=5) == []
+
+
+def test_where_a_word_does_not_fit_there_is_a_sign_of_it() -> None:
+    trace = simulate(users(["a"], max_new_tokens=20), Interleaved(1), ScriptedModel.long_text())
+    drawn = [one.get_text() for one in texts(interleaving_timeline(trace, stop=20))]
+    assert "…" in drawn
+    assert "some words do not fit" not in " ".join(drawn)
+    assert "some words do not fit" in " ".join(
+        one.get_text() for one in texts(interleaving_timeline(trace, stop=70))
+    )
+
+
+@pytest.mark.parametrize("stop", [4, 20, 200])
+def test_what_a_pale_cell_means_is_said_if_there_is_one(stop: int) -> None:
+    trace = simulate(users(["a"], max_new_tokens=20), Interleaved(1), ScriptedModel.long_text())
+    drawing = interleaving_timeline(trace, stop=stop)
+    faces = [matplotlib.colors.to_hex(one.get_facecolor()).upper() for one in boxes(drawing, 0.0)]
+    said = any("pale: the prompt is computed" in one.get_text() for one in texts(drawing))
+    assert (palette.pale(palette.USER_COLOURS[0]) in faces) == said == (stop < 200)
+
+
+@pytest.mark.parametrize("trace", [three_users(), crowd()], ids=["three users", "a crowd"])
+def test_each_queue_has_its_own_panel_and_its_name_lies_beside_it(trace: Trace) -> None:
+    figure = interleaving_timeline(trace).figure
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    running, rows, waiting = figure.axes
+    areas = [one.get_window_extent(renderer) for one in (running, waiting, rows)]
+    assert areas[0].y1 < areas[1].y0 < areas[1].y1 < areas[2].y0
+    assert running.get_xlim() == waiting.get_xlim() == rows.get_xlim()
+    for axes, area, name in ((running, areas[0], "running"), (waiting, areas[1], "waiting")):
+        (label,) = [one for one in axes.texts if name in one.get_text()]
+        written = label.get_window_extent(renderer)
+        numbers = min(one.get_window_extent(renderer).x0 for one in axes.get_yticklabels())
+        assert written.x1 < numbers
+        assert area.y0 - 5 <= written.y0 < written.y1 <= area.y1 + 5
+        assert all(float(one).is_integer() for one in axes.get_yticks())
+
+
+def impatient(room: int) -> Trace:
+    crowd = [
+        Arrival(0.6 * number, "Why?", SamplingParams(max_new_tokens=60), patience=10.0)
+        for number in range(20)
+    ]
+    return simulate(crowd, Interleaved(2), max_queue_size=room)
+
+
+def test_two_queue_figures_can_share_their_scales() -> None:
+    many, few = impatient(100), impatient(2)
+    most = max(one.waiting for one in queue_lengths(lifecycles(many)))
+    drawn = [queue_state(one, until=many.end, tops=(most, 2)).figure for one in (many, few)]
+    for here, there in zip(*(figure.axes for figure in drawn), strict=True):
+        assert here.get_xlim() == there.get_xlim()
+        assert here.get_ylim() == there.get_ylim()
+    assert drawn[0].axes[0].get_ylim()[1] > most
+    assert drawn[0].axes[0].get_xlim()[1] == many.end
+
+
+def test_each_request_has_a_mark_of_how_it_ended_and_none_is_cut() -> None:
+    for trace in (impatient(100), impatient(2)):
+        drawing = queue_state(trace)
+        endings = drawing.figure.axes[2]
+        named = [one.get_text() for one in endings.get_yticklabels()]
+        marks = [one for one in endings.lines if one.get_marker() not in ("None", "")]
+        assert len({one.get_marker() for one in marks}) == len(marks) == len(named) == 3
+        assert [int(name.split()[0]) for name in named] == [len(one.get_xdata()) for one in marks]
+        assert sum(len(one.get_xdata()) for one in marks) == 20
+        assert not any(one.get_clip_on() for one in marks)
+        for name in named:
+            count, how = name.split(" ", 1)
+            assert f"{how.capitalize()}: {count}." in drawing.words
+
+
+def test_a_request_that_timed_out_is_not_lost_from_the_picture() -> None:
+    late = [Arrival(0.0, "a", SamplingParams(max_new_tokens=99), max_queue_wait=0.5) for _ in range(2)]
+    trace = simulate(late, Interleaved(1))
+    assert "1 timed out" in [one.get_text() for one in queue_state(trace).figure.axes[2].get_yticklabels()]
 
 
 def test_a_user_has_one_colour_everywhere() -> None:
