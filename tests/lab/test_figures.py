@@ -1,5 +1,7 @@
 """Figures: what they say, that their letters can be read, and that nothing in them is a box or rotated."""
 
+import itertools
+
 import matplotlib.text
 import pytest
 from hypothesis import given, settings
@@ -241,6 +243,42 @@ def test_each_request_has_a_mark_of_how_it_ended_and_none_is_cut() -> None:
         for name in named:
             count, how = name.split(" ", 1)
             assert f"{how.capitalize()}: {count}." in drawing.words
+
+
+@pytest.mark.parametrize(("arrivals", "grows"), [(0.6, False), (1.2, True)])
+def test_load_is_held_against_what_the_machine_can_answer(arrivals: float, grows: bool) -> None:
+    trace = simulate(poisson(arrivals, 60, seed=1, new_tokens=(20, 100)), Interleaved(2), max_queue_size=99)
+    drawing = load_panels(trace, says="Load.", capacity=0.83, until=200.0, tops=(30, 40, 0.6))
+    said = " ".join(one.get_text() for one in texts(drawing))
+    assert "the machine answers 0.83" in said
+    assert f"arrivals {60 / lifecycles(trace)[-1].arrived:.2g} a second" in said
+    assert "each dot: one user" in said
+    dashed = [one for one in drawing.figure.axes[0].lines if one.get_linestyle() == "--"]
+    assert len(dashed) == ("more stay" in said) == grows
+    assert [one.get_ylim() for one in drawing.figure.axes] == [(0, 30), (0, 40), (0, 0.6)]
+    assert all(one.get_xlim() == (0.0, 200.0) for one in drawing.figure.axes)
+
+
+def test_the_reading_pace_has_a_tick_and_no_number_covers_another() -> None:
+    for top in (0.3, 0.6, 1.0, 2.0, 9.0):
+        drawing = load_panels(three_users(), says="", tops=(3, 9, top))
+        renderer = FigureCanvasAgg(drawing.figure).get_renderer()
+        axes = drawing.figure.axes[2]
+        assert "0.25" in [one.get_text() for one in axes.get_yticklabels()]
+        within = [one for one in axes.get_yticklabels() if 0 <= one.get_position()[1] <= axes.get_ylim()[1]]
+        places = sorted(one.get_window_extent(renderer).y0 for one in within)
+        height = within[0].get_window_extent(renderer).height
+        assert all(above - below >= height for below, above in itertools.pairwise(places))
+
+
+def test_words_above_panels_do_not_touch() -> None:
+    trace = impatient(100)
+    for drawing in (load_panels(trace, says="", capacity=0.8), queue_state(trace, tops=(4, 2))):
+        renderer = FigureCanvasAgg(drawing.figure).get_renderer()
+        for axes in drawing.figure.axes:
+            left = axes._left_title.get_window_extent(renderer)
+            right = axes._right_title.get_window_extent(renderer)
+            assert left.x1 < right.x0
 
 
 def test_a_request_that_timed_out_is_not_lost_from_the_picture() -> None:
