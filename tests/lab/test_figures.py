@@ -5,6 +5,7 @@ import itertools
 import matplotlib.text
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from scenarios import Scenario, World, scenarios
@@ -20,7 +21,7 @@ from servelab import (
     simulate,
     users,
 )
-from servelab.lab import interleaving_timeline, load_panels, queue_state, step_occupancy
+from servelab.lab import interleaving_timeline, lines, load_panels, queue_state, step_occupancy
 from servelab.lab.figures import Drawing, palette
 from servelab.lab.figures.timeline import HALF_CHARACTER, Cell, bands, cells_of
 from servelab.scripted import utf8_bytes
@@ -279,6 +280,45 @@ def test_words_above_panels_do_not_touch() -> None:
             left = axes._left_title.get_window_extent(renderer)
             right = axes._right_title.get_window_extent(renderer)
             assert left.x1 < right.x0
+
+
+def costs(values: dict[str, list[float]], places=(50, 100, 200, 400, 800), **more: object) -> Drawing:
+    return lines(places, values, across_name="x", values_name="y", evidence="measured", says="", **more)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=6))
+@settings(max_examples=15)
+def test_names_at_the_ends_of_lines_do_not_collide(ends: list[float]) -> None:
+    drawing = costs({f"name {number}": [1.0, 2.0, 3.0, 4.0, end] for number, end in enumerate(ends)})
+    renderer = FigureCanvasAgg(drawing.figure).get_renderer()
+    names = [one for one in drawing.figure.axes[0].texts if "name" in one.get_text()]
+    assert len(names) == len(ends)
+    boxes = sorted((one.get_window_extent(renderer) for one in names), key=lambda box: box.y0)
+    assert all(below.y1 <= above.y0 for below, above in itertools.pairwise(boxes))
+    assert max(box.x1 for box in boxes) <= drawing.figure.bbox.width
+
+
+@pytest.mark.parametrize("places", [(50, 100, 200, 400, 800), (1, 2, 4, 8, 16), (1, 2, 3, 4, 1000)])
+def test_ticks_stand_where_something_was_measured(places: tuple[int, ...]) -> None:
+    axes = costs({"a": [1.0] * 5}, places).figure.axes[0]
+    assert tuple(axes.get_xticks()) == places
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    boxes = [one.get_window_extent(renderer) for one in axes.get_xticklabels() if one.get_text()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert axes.get_xticklabels()[-1].get_text() == f"{places[-1]:,}"
+
+
+def test_what_is_calculated_is_set_apart_and_floors_are_named() -> None:
+    drawing = costs({"a step": [20, 21, 22, 24, 30]}, floors={"the weights": [10] * 5}, calculated_from=400)
+    axes = drawing.figure.axes[0]
+    solid, dashed, hollow, floor, between = axes.lines
+    assert [len(one.get_xdata()) for one in (solid, dashed, hollow, floor)] == [3, 3, 2, 5]
+    assert (solid.get_linestyle(), dashed.get_linestyle(), floor.get_linestyle()) == ("-", "--", "--")
+    assert set(between.get_xdata()) == {300}
+    said = [one.get_text().strip() for one in texts(drawing)]
+    assert {"measured", "calculated (dashed)", "the weights", "a step"} <= set(said)
+    assert "the weights: from 10 at 50 to 10 at 800" in drawing.words
+    assert "calculated from 400 on" in drawing.words
 
 
 def test_a_request_that_timed_out_is_not_lost_from_the_picture() -> None:
