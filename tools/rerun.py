@@ -29,6 +29,7 @@ from servelab.lab.editions.lesson import HEADER
 from servelab.lab.editions.outputs import WIDGET_VIEW, merged_streams
 from servelab.lab.lessons import ORIGINALS
 from servelab.lab.measure import TIME_SHARE
+from servelab.lab.step_cost import CHOICE, SHIPPED
 
 CELL_TIMEOUT = 180  # seconds; nbval's own is half an hour, and a dead kernel waits it out
 SECOND_SHARE = 0.3
@@ -106,10 +107,11 @@ _seconds: dict[str, float] = {}  # machine time of each lesson's first run
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Without the author's own guesses, which would be drawn beside the results."""
+    """Without the author's own guesses and measured step cost: what is saved was made without them."""
     nobody = tempfile.TemporaryDirectory(prefix="servelab-nobody-", ignore_cleanup_errors=True)
     config.add_cleanup(nobody.cleanup)
     os.environ["SERVELAB_DATA"] = nobody.name
+    os.environ[CHOICE] = SHIPPED
 
 
 @pytest.hookimpl(wrapper=True)

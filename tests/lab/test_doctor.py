@@ -96,10 +96,13 @@ def test_threads(monkeypatch) -> None:
 
 @pytest.mark.parametrize(("seconds", "fast_enough"), [(0.033, True), (0.9, False)])
 def test_the_measured_step(seconds: float, fast_enough: bool, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SERVELAB_DATA", str(tmp_path))  # where no step cost is kept
     monkeypatch.setattr(doctor.smollm2, "folder", lambda: tmp_path)
     monkeypatch.setattr(doctor, "_measure_step", lambda _: seconds)
     finding = doctor.model_step("model step")
     assert f"{1000 * seconds:.0f} ms" in finding.detail
+    assert "simulations take 20 ms for it (shipped" in finding.detail
+    assert "lesson 00 measures it" in finding.detail
     well(finding) if fast_enough else ill(finding, "900 ms", "close what else is computing")
 
 

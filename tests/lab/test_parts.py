@@ -6,6 +6,7 @@ from PIL import Image
 from servelab import Interleaved, ScriptedModel, Trace, check_trace, poisson, simulate, users
 from servelab.lab import compare, knobs, load_panels, predict, source, watch
 from servelab.lab.live import LiveRows
+from servelab.lab.predict import Prediction
 from servelab.lab.record import Guess, guesses, record
 
 
@@ -46,6 +47,48 @@ def test_the_thought_behind_another_choice_is_taken_up() -> None:
     assert "might" not in repr(shown)
     asked._field.value = "soon"
     assert "It was: late. One might think so. Because." in repr(shown)
+
+
+def ask_and_compare(guess: str = "") -> Prediction:
+    """The two cells of a guess, as a run of the lesson executes them."""
+    asked = predict("When?", ["soon", "late"])
+    if guess:
+        asked._field.value = guess
+    compare(asked, "late", "Because.")
+    return asked
+
+
+def test_a_guess_is_there_again_in_the_next_run_and_stays_the_first() -> None:
+    first = ask_and_compare("soon")
+    assert first._field.disabled
+    again = ask_and_compare()
+    assert (again.guess, again._field.disabled) == ("soon", True)
+    assert record().guesses == [Guess("When?", "soon", "late", False)]
+
+
+def test_a_guess_may_be_changed_until_its_result_was_seen() -> None:
+    predict("When?", ["soon", "late"])._field.value = "soon"
+    again = predict("When?", ["soon", "late"])
+    assert (again.guess, again._field.disabled) == ("soon", False)
+    again._field.value = "late"
+    assert guesses()["When?"].guess == "late"
+
+
+def test_a_number_comes_back_as_it_can_be_read() -> None:
+    predict("How many?")._field.value = "1234"
+    assert predict("How many?").guess == 1230
+
+
+def test_a_guess_made_after_seeing_is_marked_in_the_next_run_too() -> None:
+    ask_and_compare()._field.value = "soon"
+    again = ask_and_compare()
+    assert again.after_seeing
+    assert not again._field.disabled
+
+
+def test_a_guess_that_is_no_longer_among_the_choices_counts_as_none() -> None:
+    ask_and_compare("soon")
+    assert predict("When?", ["early", "late"]).guess is None
 
 
 def test_a_click_after_the_result_redraws_it_and_is_marked() -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from servelab.bench.harness import Measurement, report, seconds
 from servelab.bench.limits import fastest_step, machine_limits
+from servelab.bench.step_cost import measured_runs
 from servelab.clock import WallClock
 from servelab.cost import CostModel
 from servelab.drivers import run as drive
@@ -25,7 +26,7 @@ from servelab.engine import Engine
 from servelab.metrics import percentile
 from servelab.model import Chunk, Outcome
 from servelab.models.causal_lm import CausalLM
-from servelab.policies import Continuous, Interleaved
+from servelab.policies import Continuous
 from servelab.request import SamplingParams
 from servelab.scripted import ScriptedModel
 from servelab.trace import Stepped, Trace
@@ -167,15 +168,7 @@ def _sampling(model: CausalLM) -> Iterator[Measurement]:
 def _cost_model(model: CausalLM) -> Iterator[Measurement]:
     """Predicted against measured steps; the fit is judged on runs it has not seen."""
 
-    def measured(seed: int) -> list[Trace]:
-        traces = []
-        for policy in (Interleaved(4), Continuous(8), Continuous(32)):
-            engine = Engine(model, policy, max_queue_size=1000, clock=WallClock())
-            drive(engine, poisson(1000.0, 40, seed=seed, prompt_tokens=(4, 60), new_tokens=(4, 24)))
-            traces.append(engine.trace)
-        return traces
-
-    learned_from, judged_on = measured(seed=1), measured(seed=2)
+    learned_from, judged_on = (list(measured_runs(model, seed, users=80)) for seed in (1, 2))
     fitted = CostModel.fit(learned_from)
     for name, cost in (("shipped", CostModel()), ("fitted here", fitted)):
         errors = [100 * error for trace in judged_on for error in cost.relative_errors(trace)]

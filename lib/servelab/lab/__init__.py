@@ -21,6 +21,7 @@ from servelab.lab.player import player
 from servelab.lab.predict import compare, predict
 from servelab.lab.record import record
 from servelab.lab.source import source
+from servelab.lab.step_cost import measure_step_cost, step_cost
 from servelab.lazy import imported_on_use
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "knobs",
     "lines",
     "load_panels",
+    "measure_step_cost",
     "memory_of_threads",
     "on_model_thread",
     "plain_network",
@@ -44,6 +46,7 @@ __all__ = [
     "record",
     "sharing",
     "source",
+    "step_cost",
     "step_occupancy",
     "thread_steps",
     "token_seconds",

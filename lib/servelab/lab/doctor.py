@@ -21,6 +21,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from servelab.engine import Engine
+from servelab.lab.step_cost import StepCost, step_cost
 from servelab.machine import usable_cores
 from servelab.model import Step
 from servelab.models import smollm2
@@ -31,6 +32,8 @@ from servelab.trace import Stepped
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
 MEMORY_NEEDED = 2e9  # bytes: SmolLM2 in float32, the caches of a lesson, and JupyterLab
 SLOWEST_STEP = 0.25  # seconds; slower than four tokens per second, the lessons take too long
+PROMPT = 32  # tokens before the step that is measured
+FAR_APART = 1.3  # times; two measurements on a quiet machine are closer
 WIDGETS = "share/jupyter/labextensions/@jupyter-widgets/jupyterlab-manager/package.json"
 SET_UP = "run `python start.py`"
 
@@ -129,6 +132,7 @@ def model_step(name: str) -> Finding:
         )
     seconds = _measure_step(folder)
     detail = f"{1000 * seconds:.0f} ms for one token ({1 / seconds:.0f} tokens per second) on the processor"
+    detail = f"{detail}; {_simulated_as(step_cost(), seconds)}"
     ok = seconds <= SLOWEST_STEP
     return Finding(
         name,
@@ -208,16 +212,24 @@ def _device() -> str:
 
 
 def _measure_step(folder: Path, steps: int = 12) -> float:
-    """Seconds that one decode step takes, typically, after a prompt of 32 tokens."""
+    """Seconds that one decode step takes, typically, after a prompt."""
     from servelab.models.causal_lm import CausalLM
 
     model = CausalLM.load(folder, slots=1, context_length=64, progress=False)
     engine = Engine(model, Sequential())
-    engine.submit(Request(list(range(100, 132)), SamplingParams(max_new_tokens=2 + steps)))
+    engine.submit(Request(list(range(100, 100 + PROMPT)), SamplingParams(max_new_tokens=2 + steps)))
     while isinstance(engine.step(), Step):
         pass
     durations = [step.time - step.started for step in engine.trace.of_kind(Stepped)]
     return statistics.median(durations[2:])  # the prompt, and the first step that allocates, are left out
+
+
+def _simulated_as(cost: StepCost, seconds: float) -> str:
+    """What simulations take for such a step, and what to do if that is far from what it takes here."""
+    simulated = cost.seconds(1, PROMPT)
+    apart = max(simulated, seconds) / min(simulated, seconds)
+    advice = "; lesson 00 measures it for this machine" if apart > FAR_APART else ""
+    return f"simulations take {1000 * simulated:.0f} ms for it ({cost.origin}){advice}"
 
 
 def _cannot_write(place: Path) -> str:

@@ -1,7 +1,8 @@
 """Predict, run, compare: the learner says beforehand what will happen, and sees it beside the result.
 
-Nothing is preselected, no click is no guess, and a lesson runs to its end without one. A guess made
-after the result is welcome too; it is marked as such.
+No click is no guess, and a lesson runs to its end without one. A guess may be changed until its result was
+seen; then it stays, and is shown again whenever the lesson is run again. A guess made only after the result
+is welcome too; it is marked as such.
 """
 
 from __future__ import annotations
@@ -13,28 +14,39 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from servelab.lab.record import Guess, remember
+from servelab.lab.record import Guess, guesses, remember
 
 WITHIN = 2.0  # a guessed number counts as close within this factor
 YOU, RESULT = "#0072B2", "#222222"
 
 
 class Prediction:
-    """A question with its widget. `guess` is None until the learner has answered."""
+    """A question with its widget. `guess` is None until the learner has answered, in whichever run.
+
+    question: also the name under which the guess is kept, so it must be asked only once in the course.
+    """
 
     def __init__(self, question: str, choices: Sequence[str] = ()) -> None:
         self.question = question
         self.choices = tuple(choices)
         self.comparison: Comparison | None = None
-        self.after_seeing = False
         self._field: Any = (
             widgets.RadioButtons(options=self.choices, value=None, layout={"width": "auto"})
             if self.choices
             else widgets.Text(placeholder="a number", layout={"width": "10em"}, continuous_update=False)
         )
+        kept = guesses().get(question)
+        self.after_seeing = kept is not None and kept.after_seeing
+        if kept is not None and (not self.choices or kept.guess in self.choices):
+            self._field.value = kept.guess
+            self._field.disabled = bool(kept.was) and not kept.after_seeing
         self._field.observe(self._answered, names="value")
         heading = widgets.HTML(f"<b>Your guess:</b> {escape(question)}")
         self._box = widgets.VBox([heading, self._field])
+
+    def settle(self) -> None:
+        """A guess whose result has been seen stays as it was."""
+        self._field.disabled = self.guess is not None and not self.after_seeing
 
     @property
     def guess(self) -> str | float | None:
@@ -87,6 +99,7 @@ class Comparison:
         guess = self.prediction.guess
         if guess is not None:
             asked = self.prediction
+            asked.settle()
             remember(Guess(asked.question, shown(guess), shown(self.was), self.close, asked.after_seeing))
 
     def _repr_html_(self) -> str:
@@ -139,7 +152,8 @@ def is_close(guess: str | float, was: str | float) -> bool:
 
 
 def shown(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
+    """Numbers to three digits, and never with an exponent: 1230, not 1.23e+03."""
+    return value if isinstance(value, str) else f"{float(f'{value:.3g}'):.15g}"
 
 
 def with_fallback(widget: Any, fallback: dict[str, Any], **settings: Any) -> dict[str, Any]:
