@@ -1,9 +1,13 @@
 """Figures: what they say, that their letters can be read, and that nothing in them is a box or rotated."""
 
+import itertools
+
 import matplotlib.text
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import Rectangle
 from scenarios import Scenario, World, scenarios
 
 from servelab import (
@@ -17,9 +21,9 @@ from servelab import (
     simulate,
     users,
 )
-from servelab.lab import interleaving_timeline, load_panels, queue_state, step_occupancy
+from servelab.lab import interleaving_timeline, lines, load_panels, queue_state, step_occupancy
 from servelab.lab.figures import Drawing, palette
-from servelab.lab.figures.timeline import HALF_CHARACTER, Cell, cells_of
+from servelab.lab.figures.timeline import HALF_CHARACTER, Cell, bands, cells_of
 from servelab.scripted import utf8_bytes
 from servelab.trace import Stepped, Trace
 from servelab.trace.lifecycles import lifecycles, queue_lengths
@@ -140,6 +144,187 @@ def test_a_long_run_is_shown_through_a_window() -> None:
     drawing = interleaving_timeline(trace)
     assert any("of 400" in one.get_text() for one in texts(drawing))
     assert len([one for one in texts(drawing) if one.get_color() == "white"]) < 20
+
+
+def boxes(drawing: Drawing, y: float) -> list[Rectangle]:
+    """Those of one row, by its middle; not the paper behind words."""
+    return [
+        one for one in drawing.figure.axes[1].patches if abs(one.get_y() + one.get_height() / 2 - y) < 0.2
+    ]
+
+
+def test_steps_too_short_to_be_told_apart_make_one_band_without_a_line() -> None:
+    workload = users(["a", "b"], max_new_tokens=[100, 60])
+    for policy, low in ((Continuous(2), False), (Interleaved(2), True)):
+        trace = simulate(workload, policy)
+        drawing = interleaving_timeline(trace, axis="seconds", stop=trace.duration)
+        first, *others = boxes(drawing, 0.0)
+        assert len(others) == low  # it takes turns, then has every step
+        reached = first.get_x() + first.get_width()
+        assert all(abs(one.get_x() - reached) < 1e-9 for one in others)  # no gap
+        said = " ".join(one.get_text() for one in texts(drawing))
+        assert "band: steps too short to draw one by one" in said
+        assert ("low band: takes turns" in said) is low
+        assert not any(one.get_hatch() for one in boxes(drawing, 0.0))
+        if low:
+            assert first.get_height() == pytest.approx(others[0].get_height() / 2, rel=0.1)
+
+
+def test_a_pause_that_can_be_seen_stays_one() -> None:
+    assert bands([(0, 1), (1, 2), (2, 3), (9, 10), (10, 11)], apart=5) == [(0, 3, 1.0), (9, 11, 1.0)]
+    assert bands([(0, 1), (2, 3), (4, 5), (5, 6), (6, 7)], apart=5) == [(0, 5, 0.6), (5, 7, 1.0)]
+    assert bands([], apart=5) == []
+
+
+def test_where_a_word_does_not_fit_there_is_a_sign_of_it() -> None:
+    trace = simulate(users(["a"], max_new_tokens=20), Interleaved(1), ScriptedModel.long_text())
+    drawn = [one.get_text() for one in texts(interleaving_timeline(trace, stop=20))]
+    assert "…" in drawn
+    assert "some words do not fit" not in " ".join(drawn)
+    assert "some words do not fit" in " ".join(
+        one.get_text() for one in texts(interleaving_timeline(trace, stop=70))
+    )
+
+
+@pytest.mark.parametrize("stop", [4, 20, 200])
+def test_what_a_pale_cell_means_is_said_if_there_is_one(stop: int) -> None:
+    trace = simulate(users(["a"], max_new_tokens=20), Interleaved(1), ScriptedModel.long_text())
+    drawing = interleaving_timeline(trace, stop=stop)
+    faces = [matplotlib.colors.to_hex(one.get_facecolor()).upper() for one in boxes(drawing, 0.0)]
+    said = any("pale: the prompt is computed" in one.get_text() for one in texts(drawing))
+    assert (palette.pale(palette.USER_COLOURS[0]) in faces) == said == (stop < 200)
+
+
+@pytest.mark.parametrize("trace", [three_users(), crowd()], ids=["three users", "a crowd"])
+def test_each_queue_has_its_own_panel_and_its_name_lies_beside_it(trace: Trace) -> None:
+    figure = interleaving_timeline(trace).figure
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    running, rows, waiting = figure.axes
+    areas = [one.get_window_extent(renderer) for one in (running, waiting, rows)]
+    assert areas[0].y1 < areas[1].y0 < areas[1].y1 < areas[2].y0
+    assert running.get_xlim() == waiting.get_xlim() == rows.get_xlim()
+    for axes, area, name in ((running, areas[0], "running"), (waiting, areas[1], "waiting")):
+        (label,) = [one for one in axes.texts if name in one.get_text()]
+        written = label.get_window_extent(renderer)
+        numbers = min(one.get_window_extent(renderer).x0 for one in axes.get_yticklabels())
+        assert written.x1 < numbers
+        assert area.y0 - 5 <= written.y0 < written.y1 <= area.y1 + 5
+        assert all(float(one).is_integer() for one in axes.get_yticks())
+
+
+def impatient(room: int) -> Trace:
+    crowd = [
+        Arrival(0.6 * number, "Why?", SamplingParams(max_new_tokens=60), patience=10.0)
+        for number in range(20)
+    ]
+    return simulate(crowd, Interleaved(2), max_queue_size=room)
+
+
+def test_two_queue_figures_can_share_their_scales() -> None:
+    many, few = impatient(100), impatient(2)
+    most = max(one.waiting for one in queue_lengths(lifecycles(many)))
+    drawn = [queue_state(one, until=many.end, tops=(most, 2)).figure for one in (many, few)]
+    for here, there in zip(*(figure.axes for figure in drawn), strict=True):
+        assert here.get_xlim() == there.get_xlim()
+        assert here.get_ylim() == there.get_ylim()
+    assert drawn[0].axes[0].get_ylim()[1] > most
+    assert drawn[0].axes[0].get_xlim()[1] == many.end
+
+
+def test_each_request_has_a_mark_of_how_it_ended_and_none_is_cut() -> None:
+    for trace in (impatient(100), impatient(2)):
+        drawing = queue_state(trace)
+        endings = drawing.figure.axes[2]
+        named = [one.get_text() for one in endings.get_yticklabels()]
+        marks = [one for one in endings.lines if one.get_marker() not in ("None", "")]
+        assert len({one.get_marker() for one in marks}) == len(marks) == len(named) == 3
+        assert [int(name.split()[0]) for name in named] == [len(one.get_xdata()) for one in marks]
+        assert sum(len(one.get_xdata()) for one in marks) == 20
+        assert not any(one.get_clip_on() for one in marks)
+        for name in named:
+            count, how = name.split(" ", 1)
+            assert f"{how.capitalize()}: {count}." in drawing.words
+
+
+@pytest.mark.parametrize(("arrivals", "grows"), [(0.6, False), (1.2, True)])
+def test_load_is_held_against_what_the_machine_can_answer(arrivals: float, grows: bool) -> None:
+    trace = simulate(poisson(arrivals, 60, seed=1, new_tokens=(20, 100)), Interleaved(2), max_queue_size=99)
+    drawing = load_panels(trace, says="Load.", capacity=0.83, until=200.0, tops=(30, 40, 0.6))
+    said = " ".join(one.get_text() for one in texts(drawing))
+    assert "the machine answers 0.83" in said
+    assert f"arrivals {60 / lifecycles(trace)[-1].arrived:.2g} a second" in said
+    assert "each dot: one user" in said
+    dashed = [one for one in drawing.figure.axes[0].lines if one.get_linestyle() == "--"]
+    assert len(dashed) == ("more stay" in said) == grows
+    assert [one.get_ylim() for one in drawing.figure.axes] == [(0, 30), (0, 40), (0, 0.6)]
+    assert all(one.get_xlim() == (0.0, 200.0) for one in drawing.figure.axes)
+
+
+def test_the_reading_pace_has_a_tick_and_no_number_covers_another() -> None:
+    for top in (0.3, 0.6, 1.0, 2.0, 9.0):
+        drawing = load_panels(three_users(), says="", tops=(3, 9, top))
+        renderer = FigureCanvasAgg(drawing.figure).get_renderer()
+        axes = drawing.figure.axes[2]
+        assert "0.25" in [one.get_text() for one in axes.get_yticklabels()]
+        within = [one for one in axes.get_yticklabels() if 0 <= one.get_position()[1] <= axes.get_ylim()[1]]
+        places = sorted(one.get_window_extent(renderer).y0 for one in within)
+        height = within[0].get_window_extent(renderer).height
+        assert all(above - below >= height for below, above in itertools.pairwise(places))
+
+
+def test_words_above_panels_do_not_touch() -> None:
+    trace = impatient(100)
+    for drawing in (load_panels(trace, says="", capacity=0.8), queue_state(trace, tops=(4, 2))):
+        renderer = FigureCanvasAgg(drawing.figure).get_renderer()
+        for axes in drawing.figure.axes:
+            left = axes._left_title.get_window_extent(renderer)
+            right = axes._right_title.get_window_extent(renderer)
+            assert left.x1 < right.x0
+
+
+def costs(values: dict[str, list[float]], places=(50, 100, 200, 400, 800), **more: object) -> Drawing:
+    return lines(places, values, across_name="x", values_name="y", evidence="measured", says="", **more)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=6))
+@settings(max_examples=15)
+def test_names_at_the_ends_of_lines_do_not_collide(ends: list[float]) -> None:
+    drawing = costs({f"name {number}": [1.0, 2.0, 3.0, 4.0, end] for number, end in enumerate(ends)})
+    renderer = FigureCanvasAgg(drawing.figure).get_renderer()
+    names = [one for one in drawing.figure.axes[0].texts if "name" in one.get_text()]
+    assert len(names) == len(ends)
+    boxes = sorted((one.get_window_extent(renderer) for one in names), key=lambda box: box.y0)
+    assert all(below.y1 <= above.y0 for below, above in itertools.pairwise(boxes))
+    assert max(box.x1 for box in boxes) <= drawing.figure.bbox.width
+
+
+@pytest.mark.parametrize("places", [(50, 100, 200, 400, 800), (1, 2, 4, 8, 16), (1, 2, 3, 4, 1000)])
+def test_ticks_stand_where_something_was_measured(places: tuple[int, ...]) -> None:
+    axes = costs({"a": [1.0] * 5}, places).figure.axes[0]
+    assert tuple(axes.get_xticks()) == places
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    boxes = [one.get_window_extent(renderer) for one in axes.get_xticklabels() if one.get_text()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert axes.get_xticklabels()[-1].get_text() == f"{places[-1]:,}"
+
+
+def test_what_is_calculated_is_set_apart_and_floors_are_named() -> None:
+    drawing = costs({"a step": [20, 21, 22, 24, 30]}, floors={"the weights": [10] * 5}, calculated_from=400)
+    axes = drawing.figure.axes[0]
+    solid, dashed, hollow, floor, between = axes.lines
+    assert [len(one.get_xdata()) for one in (solid, dashed, hollow, floor)] == [3, 3, 2, 5]
+    assert (solid.get_linestyle(), dashed.get_linestyle(), floor.get_linestyle()) == ("-", "--", "--")
+    assert set(between.get_xdata()) == {300}
+    said = [one.get_text().strip() for one in texts(drawing)]
+    assert {"measured", "calculated (dashed)", "the weights", "a step"} <= set(said)
+    assert "the weights: from 10 at 50 to 10 at 800" in drawing.words
+    assert "calculated from 400 on" in drawing.words
+
+
+def test_a_request_that_timed_out_is_not_lost_from_the_picture() -> None:
+    late = [Arrival(0.0, "a", SamplingParams(max_new_tokens=99), max_queue_wait=0.5) for _ in range(2)]
+    trace = simulate(late, Interleaved(1))
+    assert "1 timed out" in [one.get_text() for one in queue_state(trace).figure.axes[2].get_yticklabels()]
 
 
 def test_a_user_has_one_colour_everywhere() -> None:

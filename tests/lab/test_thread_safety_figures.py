@@ -1,5 +1,7 @@
 """Figures of hammered models and of memory: what they say, and that it can be read."""
 
+import itertools
+
 import matplotlib.text
 import pytest
 import torch
@@ -92,7 +94,24 @@ def test_of_many_calls_those_around_the_first_wrong_one_are_drawn() -> None:
     drawing = hammered(report([*ALL_EQUAL * 30, *EVERY]))
     assert any(f"{MOST_CALLS} of 372 calls" in one for one in texts(drawing))
     assert "!" in texts(drawing)
-    assert "3 raised" in drawing.words
+    assert "3 an error" in drawing.words
+    assert any("of all, 6 are different or an error" in one for one in texts(drawing))
+
+
+def test_what_a_block_is_and_how_many_are_drawn_of_each_kind() -> None:
+    for outcomes in (EVERY, [*ALL_EQUAL * 30, *EVERY]):
+        drawing = hammered(report(outcomes))
+        axes = drawing.figure.axes[0]
+        assert any("each block: one call" in one for one in texts(drawing))
+        legend = axes.get_legend()
+        assert legend is not None
+        counts = [int(one.get_text().split()[0]) for one in legend.get_texts()]
+        assert sum(counts) == len(axes.patches) == min(len(outcomes), MOST_CALLS)
+        canvas = FigureCanvasAgg(drawing.figure)
+        canvas.draw()  # lays the legend out
+        said = [axes._left_title, *legend.get_texts()]
+        boxes = [one.get_window_extent(canvas.get_renderer()) for one in said]
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_the_memory_figure_says_who_failed() -> None:

@@ -4,19 +4,30 @@ import heapq
 
 import pytest
 
-from servelab import Interleaved, StepPlan
+from servelab import Interleaved, StepPlan, simulate, summary, users
 from servelab.lab.exercises import Verdict
 from servelab.lab.exercises.queue_and_concurrency_limit import (
+    ANSWER,
+    GAP,
+    LIMIT,
+    PATIENCE,
+    PROMPT,
+    STEP,
+    STUB_SIZE,
     busy_moment,
     check_largest_limit,
-    check_smallest_first,
+    check_queue_policy,
     check_where,
     gap_at,
+    server,
 )
+from servelab.lab.figures.load import READING_PACE
 
 
 class Policy:
-    """What the shipped solutions share: a limit, and turns."""
+    """What the shipped solutions share: a limit, a queue of the right size, and turns."""
+
+    max_queue_size = 6
 
     def __init__(self, max_concurrency: int) -> None:
         self.capacity = max_concurrency
@@ -55,6 +66,14 @@ class OneByOneAndAllTogether(Policy):
         return StepPlan(admit, {one: one.uncomputed for one in (*view.running, *admit)})
 
 
+class SizedByItsOwnLimit(Sorted):
+    """An attribute of the instance, calculated."""
+
+    def __init__(self, max_concurrency: int) -> None:
+        super().__init__(max_concurrency)
+        self.max_queue_size = max(0, int(PATIENCE / (ANSWER * STEP)) - max_concurrency)
+
+
 class LargestFirst(Policy):
     def choose(self, waiting, running):
         return sorted(waiting, key=lambda one: -one.token_limit)[: self.free(running)]
@@ -63,6 +82,11 @@ class LargestFirst(Policy):
 class SmallestPromptFirst(Policy):
     def choose(self, waiting, running):
         return sorted(waiting, key=lambda one: len(one.prompt_ids))[: self.free(running)]
+
+
+class SortsThoseItHasChosen(Policy):
+    def choose(self, waiting, running):
+        return sorted(waiting[: self.free(running)], key=lambda one: one.token_limit)
 
 
 class TooMany(Policy):
@@ -101,14 +125,14 @@ class Waits(Policy):
 @pytest.mark.parametrize("policy", [LoopsForEver, Waits])
 def test_code_that_never_ends_is_ended(policy, monkeypatch) -> None:
     monkeypatch.setattr("servelab.lab.exercises.alone.run_alone.__kwdefaults__", {"deadline": 0.5})
-    result = check_smallest_first(policy)
+    result = check_queue_policy(policy)
     assert result.verdict is Verdict.NOT_YET
     assert "still running" in result.seen
 
 
-@pytest.mark.parametrize("policy", [Sorted, Heap, OneByOneAndAllTogether])
+@pytest.mark.parametrize("policy", [Sorted, Heap, OneByOneAndAllTogether, SizedByItsOwnLimit])
 def test_right_policies_of_any_shape_pass(policy) -> None:
-    assert check_smallest_first(policy).verdict is Verdict.PASSED
+    assert check_queue_policy(policy).verdict is Verdict.PASSED
 
 
 @pytest.mark.parametrize(
@@ -116,6 +140,7 @@ def test_right_policies_of_any_shape_pass(policy) -> None:
     [
         (LargestFirst, "while"),
         (SmallestPromptFirst, "while"),
+        (SortsThoseItHasChosen, "which wants"),
         (TooMany, "may run"),
         (OneAtATime, "a place was free"),
         (Misspelt, "max_tokens"),
@@ -123,17 +148,69 @@ def test_right_policies_of_any_shape_pass(policy) -> None:
     ],
 )
 def test_known_wrong_policies_fail_with_their_message(policy, said: str) -> None:
-    result = check_smallest_first(policy)
+    result = check_queue_policy(policy)
     assert result.verdict is Verdict.NOT_YET
     assert said in result.seen
 
 
+class InOrder(Policy):
+    """The stub: in order of arrival, from a queue that is not sized."""
+
+    max_queue_size = STUB_SIZE
+
+    def choose(self, waiting, running):
+        return waiting[: self.free(running)]
+
+
 def test_the_stub_is_not_started() -> None:
-    assert check_smallest_first(Interleaved).verdict is Verdict.NOT_STARTED
+    assert check_queue_policy(InOrder).verdict is Verdict.NOT_STARTED
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (STUB_SIZE, "calculate max_queue_size"),
+        (10, "4 of them are running"),  # the limit forgotten
+        (7, "13.2 s in all, more than 12.5 s"),
+        (5, "there is time for a longer queue"),
+        (2, "there is time for a longer queue"),  # divided by the limit as well
+        (6.4, "a whole number"),
+        (-1, "a whole number"),
+        (None, "a whole number"),
+    ],
+)
+def test_a_queue_of_the_wrong_size_fails_with_its_message(size, said: str) -> None:
+    result = check_queue_policy(type("Sized", (Sorted,), {"max_queue_size": size}))
+    assert result.verdict is Verdict.NOT_YET
+    assert said in result.seen
+
+
+def test_the_right_size_alone_is_not_enough() -> None:
+    result = check_queue_policy(type("Sized", (InOrder,), {"max_queue_size": 6}))
+    assert result.verdict is Verdict.NOT_YET
+    assert "in order of arrival" in result.seen
+
+
+def test_a_policy_without_a_queue_size_is_told_so() -> None:
+    result = check_queue_policy(Interleaved)
+    assert result.verdict is Verdict.NOT_YET
+    assert "max_queue_size is None" in result.seen
+
+
+def test_the_size_that_the_check_wants_serves_most() -> None:
+    """In a simulation of the server that the exercise describes, with more users than it can answer."""
+
+    def served(size: int) -> int:
+        impatient = users(
+            ["Why?"] * 100, at=[0.7 * n for n in range(100)], max_new_tokens=ANSWER, patience=PATIENCE
+        )
+        return summary(simulate(impatient, Interleaved(LIMIT), server(), max_queue_size=size)).served
+
+    assert max(range(12), key=served) == Sorted.max_queue_size
 
 
 def test_an_error_is_shown_with_the_learners_own_line_and_none_of_ours() -> None:
-    seen = check_smallest_first(Misspelt).seen
+    seen = check_queue_policy(Misspelt).seen
     assert "one.max_tokens" in seen
     assert "engine.py" not in seen
 
@@ -155,10 +232,30 @@ def test_reading_a_run(answer, verdict: Verdict) -> None:
     assert check_where(run, "request 7", 2.0, answer).verdict is verdict
 
 
-def test_the_largest_limit() -> None:
-    largest = max(limit for limit in range(1, 20) if gap_at(limit) < 0.25)
-    assert check_largest_limit(largest).verdict is Verdict.PASSED
-    assert check_largest_limit(largest + 1).verdict is Verdict.NOT_YET
-    assert check_largest_limit(1).verdict is Verdict.NOT_YET
-    assert check_largest_limit("four").verdict is Verdict.NOT_YET
-    assert check_largest_limit(None).verdict is Verdict.NOT_STARTED
+@pytest.mark.parametrize(
+    ("answer", "verdict", "said"),
+    [
+        (None, Verdict.NOT_STARTED, "a number"),
+        (7, Verdict.PASSED, "0.24 s"),
+        (12, Verdict.NOT_YET, "a prompt is computed"),  # limit × step alone
+        (8, Verdict.NOT_YET, "0.26 s, more than"),
+        (6, Verdict.NOT_YET, "still within"),
+        (1, Verdict.NOT_YET, "still within"),
+        (7.5, Verdict.NOT_YET, "a whole number"),
+        ("four", Verdict.NOT_YET, "a whole number"),
+    ],
+)
+def test_the_largest_limit(answer, verdict: Verdict, said: str) -> None:
+    result = check_largest_limit(answer)
+    assert result.verdict is verdict
+    assert said in result.seen
+
+
+@pytest.mark.parametrize("limit", range(2, 14))
+def test_the_longest_gap_is_calculated_as_the_solution_says(limit: int) -> None:
+    assert gap_at(limit) == pytest.approx(limit * STEP + PROMPT)
+
+
+def test_the_largest_limit_is_the_one_that_one_calculates() -> None:
+    assert int((GAP - PROMPT) / STEP) == 7
+    assert GAP == READING_PACE

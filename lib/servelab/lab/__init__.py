@@ -17,6 +17,7 @@ from servelab.lab.figures import (
 from servelab.lab.knobs import knobs
 from servelab.lab.live import watch
 from servelab.lab.measure import on_model_thread, plain_network, token_seconds, tokens_within
+from servelab.lab.my_server import keep
 from servelab.lab.player import player
 from servelab.lab.predict import compare, predict
 from servelab.lab.record import record
@@ -32,6 +33,7 @@ __all__ = [
     "compare",
     "hammered",
     "interleaving_timeline",
+    "keep",
     "knobs",
     "lines",
     "load_panels",

@@ -49,10 +49,7 @@ def start_again(lesson: str, originals: Path = ORIGINALS, copies: Path = COPIES)
     """
     original = _find(lesson, originals)
     copy = copies / original.name
-    kept = None
-    if copy.exists():
-        kept = _dated(copy, datetime.now())
-        copy.rename(kept)
+    kept = put_aside(copy) if copy.exists() else None
     return Fresh(_copy(original, copies), kept)
 
 
@@ -96,13 +93,20 @@ def _copy(original: Path, copies: Path) -> Path:
     return copy
 
 
-def _dated(copy: Path, now: datetime) -> Path:
-    """A name for the old copy that is not taken: two restarts within a second keep both."""
-    stem, number = f"{copy.stem}.{now:%Y-%m-%d_%H-%M-%S}", 1
-    dated = copy.with_name(f"{stem}.ipynb")
+def put_aside(file: Path) -> Path:
+    """Give a learner's file a name with the date and time, so that another can take its place."""
+    dated = _dated(file, datetime.now())
+    file.rename(dated)
+    return dated
+
+
+def _dated(file: Path, now: datetime) -> Path:
+    """A name that is not taken: two within a second are both kept."""
+    stem, number = f"{file.stem}.{now:%Y-%m-%d_%H-%M-%S}", 1
+    dated = file.with_name(f"{stem}{file.suffix}")
     while dated.exists():
         number += 1
-        dated = copy.with_name(f"{stem}-{number}.ipynb")
+        dated = file.with_name(f"{stem}-{number}{file.suffix}")
     return dated
 
 

@@ -9,20 +9,34 @@ from servelab.clock import VirtualClock
 from servelab.drivers import run, simulate
 from servelab.engine import Engine
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
-from servelab.metrics import request_metrics, summary
+from servelab.metrics import request_metrics
 from servelab.policies import Interleaved, Policy
 from servelab.scripted import ScriptedModel
 from servelab.trace import Accepted, Admitted, Finished, Stepped, Trace, TraceViolation, check_trace
-from servelab.workloads import Workload, poisson
+from servelab.workloads import Workload, poisson, users
 
+# All exercises are about one server, the same on every machine.
+STEP = 0.02  # seconds
 STEP_BUDGET = 5_000
-GAP = 0.25  # seconds
+
+# What the queue of exercise 2 is sized by.
+PATIENCE, ANSWER, LIMIT = 12.5, 60, 4  # seconds, tokens, requests
+FIT = int(PATIENCE / (ANSWER * STEP))  # answers, one after the other
+STUB_SIZE = 1000
+
+# What the limit of the extra exercise is chosen by.
+GAP, PROMPT = 0.25, 0.1  # seconds
+
+
+def server(prompt: float = 0.0) -> ScriptedModel:
+    """A model whose steps take `STEP`, and so much more when a prompt is computed."""
+    return ScriptedModel.long_text(initial_wait=prompt, time_per_token=STEP)
 
 
 def busy_moment() -> Trace:
     """The run that exercise 1 reads: ten users come faster than two at a time can be answered."""
     arrivals = poisson(4.0, 10, seed=5, prompt_tokens=(8, 16), new_tokens=(10, 30))
-    return simulate(arrivals, Interleaved(2), max_queue_size=4)
+    return simulate(arrivals, Interleaved(2), server(), max_queue_size=4)
 
 
 @exercise
@@ -50,16 +64,47 @@ def _state_at(moment: float, admitted: float | None, finished: float | None) -> 
 
 
 @exercise_alone
-def check_smallest_first(make_policy: Callable[[int], Policy]) -> str:
-    """Whether a policy admits whoever asked for the fewest new tokens, and leaves no place free."""
+def check_queue_policy(make_policy: Callable[[int], Policy]) -> str:
+    """Whether a policy's queue is as long as patience allows, and whoever wants least leaves it first."""
+    size = getattr(make_policy(LIMIT), "max_queue_size", None)
     workloads = [poisson(30.0, 20, seed=seed, prompt_tokens=(2, 6), new_tokens=(2, 20)) for seed in range(5)]
     traces = [_traced(workload, make_policy(3)) for workload in workloads]
-    if all(_admissions(trace) == _arrivals(trace) for trace in traces):
-        raise NotStarted("It still admits in order of arrival.")
+    in_order = all(_admissions(trace) == _arrivals(trace) for trace in traces)
+    if in_order and size == STUB_SIZE:
+        raise NotStarted("It still admits in order of arrival, and its queue still has 1000 places.")
+    _expect_fitting_size(size)
+    if in_order:
+        raise NotYet(f"A queue of {size} is right. But it still admits in order of arrival.")
     for trace in traces:
         _expect_smallest_first(trace)
         _expect_no_free_place(trace)
-    return "Whoever wants least is served first, no place stays free, and everyone is answered once."
+    return (
+        f"Whoever wants least is served first, no place stays free, and a queue of {size} fits the patience."
+    )
+
+
+def _expect_fitting_size(size: object) -> None:
+    """As many places as answers fit into the patience, without those that are running."""
+    if not isinstance(size, int) or size < 0:
+        raise NotYet(f"max_queue_size is {size!r}: give it a whole number from 0.")
+    one = ANSWER * STEP
+    if size == STUB_SIZE:
+        raise NotYet("Its queue still has 1000 places: calculate max_queue_size.")
+    if size == FIT:
+        raise NotYet(
+            f"{FIT} answers fit into {PATIENCE:g} s, but {LIMIT} of them are running: "
+            "they need no place in the queue."
+        )
+    if size > FIT - LIMIT:
+        raise NotYet(
+            f"With max_queue_size {size} the last in the queue waits about {size} × {one:g} s, and then runs "
+            f"for {LIMIT} × {one:g} s: {(size + LIMIT) * one:.1f} s in all, more than {PATIENCE:g} s."
+        )
+    if size < FIT - LIMIT:
+        raise NotYet(
+            f"With max_queue_size {size} everyone has an answer after about {(size + LIMIT) * one:.1f} s. "
+            f"Users wait {PATIENCE:g} s, so there is time for a longer queue."
+        )
 
 
 def _traced(workload: Workload, policy: Policy) -> Trace:
@@ -129,20 +174,33 @@ def _expect_no_free_place(trace: Trace) -> None:
 
 
 def gap_at(limit: int) -> float:
-    """95th percentile of the gaps between tokens at a limit, in the run of the extra exercise (simulated)."""
-    workload = poisson(2.0, 40, seed=7, prompt_tokens=(8, 30), new_tokens=(30, 60))
-    return summary(simulate(workload, Interleaved(limit), max_queue_size=1000)).itl_p95
+    """The longest gap between tokens of a long answer, all places taken, while short answers come and go."""
+    long, short = users(["Why?"] * (limit - 1), max_new_tokens=100), users(["Why?"] * 30, max_new_tokens=10)
+    crowd = simulate((*long, *short), Interleaved(limit), server(PROMPT), max_queue_size=30)
+    # Before the second token of the first user, everybody's prompt is computed.
+    return max(request_metrics(crowd)[0].itls[1:])
 
 
 @exercise
 def check_largest_limit(answer: int | None) -> str:
-    """The largest limit whose 95th-percentile gap stays under `GAP` seconds."""
+    """The largest limit whose longest gap stays within `GAP` seconds."""
     if answer is None:
         raise NotStarted("Write a number in place of None.")
     if not isinstance(answer, int) or answer < 1:
         raise NotYet(f"You answered {answer!r}; a limit is a whole number from 1.")
-    if gap_at(answer) >= GAP:
-        raise NotYet(f"With limit {answer} the gap is {gap_at(answer):.3f} s, which is not under {GAP} s.")
-    if gap_at(answer + 1) < GAP:
-        raise NotYet(f"Limit {answer + 1} still keeps the gap at {gap_at(answer + 1):.3f} s, under {GAP} s.")
-    return f"Limit {answer} keeps the gap at {gap_at(answer):.3f} s; limit {answer + 1} would not."
+    if answer == int(GAP / STEP):
+        raise NotYet(
+            f"With limit {answer} most gaps are {answer * STEP:.2f} s. "
+            f"But one in which a prompt is computed is {gap_at(answer):.2f} s."
+        )
+    if gap_at(answer) > GAP:
+        raise NotYet(f"With limit {answer} the longest gap is {gap_at(answer):.2f} s, more than {GAP} s.")
+    if gap_at(answer + 1) <= GAP:
+        raise NotYet(
+            f"With limit {answer + 1} the longest gap is {gap_at(answer + 1):.2f} s: "
+            f"that is still within {GAP} s."
+        )
+    return (
+        f"With limit {answer} the longest gap is {gap_at(answer):.2f} s; "
+        f"with limit {answer + 1} it is {gap_at(answer + 1):.2f} s."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -11,6 +12,8 @@ from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, lines_height, text_width, title
 
 MARKERS = "osD^"
+FEW = 12  # places that each get a tick
+APART = 0.2  # inches from one name to the next
 
 
 def lines(
@@ -21,32 +24,105 @@ def lines(
     values_name: str,
     evidence: str,
     says: str,
+    floors: Mapping[str, Sequence[float]] | None = None,
+    calculated_from: float | None = None,
 ) -> Drawing:
-    """Draw one line for each entry of `values`. `evidence`: measured, simulated or calculated, and where."""
+    """Draw one line for each entry of `values`. `evidence`: measured, simulated or calculated, and where.
+
+    floors: what the lines are to be held against, thin and dashed, with values at the same places.
+    calculated_from: from this place on, values are calculated instead of measured; drawn dashed and hollow.
+    """
+    floors = floors or {}
+    split = sum(place < calculated_from for place in across) if calculated_from is not None else len(across)
     with course_style():
-        height = 3.5 + lines_height(says)
+        both = 0 < split < len(across)
+        above = 0.55 + 0.24 * both + lines_height(says)
+        height = 2.95 + above
         figure = Figure(figsize=(palette.WIDTH, height), facecolor=palette.PAPER)
-        room = max(map(text_width, values)) + 0.25
-        top = 1 - (0.55 + lines_height(says)) / height
-        axes = figure.add_axes((0.09, 0.72 / height, 0.88 - room / palette.WIDTH, top - 0.72 / height))
+        inches = 0.86 * palette.WIDTH - max(map(text_width, [*values, *floors])) - 0.1, 2.23
+        axes = figure.add_axes((0.09, 0.72 / height, inches[0] / palette.WIDTH, inches[1] / height))
+        ends = []
         for place, (name, heights) in enumerate(values.items()):
-            colour = palette.USER_COLOURS[place]
-            axes.plot(across, heights, color=colour, marker=MARKERS[place % len(MARKERS)], linewidth=1.8)
-            axes.annotate(
-                name,
-                (across[-1], heights[-1]),
-                xytext=(9, 0),
-                textcoords="offset points",
-                va="center",
-                color=colour,
-            )
+            colour, marker = palette.USER_COLOURS[place], MARKERS[place % len(MARKERS)]
+            axes.plot(across[:split], heights[:split], marker + "-", color=colour, linewidth=1.8)
+            rest = max(split - 1, 0)  # joined to the last that was measured
+            axes.plot(across[rest:], heights[rest:], "--", color=colour, linewidth=1.8, zorder=1.9)
+            axes.plot(across[split:], heights[split:], marker, color=colour, markerfacecolor=palette.PAPER)
+            ends.append((heights[-1], name, colour))
+        for name, heights in floors.items():
+            axes.plot(across, heights, "--", color=palette.FAINT, linewidth=1.1, zorder=1.5)
+            ends.append((heights[-1], name, palette.FAINT))
         axes.set_ylim(bottom=0)
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        axes.set_title(values_name, loc="left", fontsize=palette.LETTERS, color=palette.INK, pad=6)
+        axes.set_xlim(0, max(across) * 1.02)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        _ticks(axes, across, inches[0])
+        _names(axes, across[-1], ends, inches)
+        if both:
+            _separation(axes, (across[split - 1] + across[split]) / 2, inches)
+        pad = 6 + 17 * both
+        axes.set_title(values_name, loc="left", fontsize=palette.LETTERS, color=palette.INK, pad=pad)
         axes.set_xlabel(f"{across_name}\n{evidence}")
         title(figure, axes, says)
-    return Drawing(figure, _words(across, values, across_name, values_name, evidence, says))
+    if split < len(across):
+        evidence += f", calculated from {calculated_from:g} on"
+    return Drawing(figure, _words(across, {**values, **floors}, across_name, values_name, evidence, says))
+
+
+def _ticks(axes: Axes, across: Sequence[float], inches: float) -> None:
+    """At the places where something was found; numbers where there is room, the largest first."""
+    if len(across) > FEW:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        return
+    inch = axes.get_xlim()[1] / inches
+    numbers: list[str] = []
+    free = float("inf")
+    for place in reversed(across):
+        half = (text_width(f"{place:,g}") / 2 + 0.06) * inch
+        fits = place + half <= free
+        numbers.append(f"{place:,g}" if fits else "")
+        free = place - half if fits else free
+    axes.set_xticks(across, reversed(numbers))
+
+
+def _names(
+    axes: Axes, end: float, ends: Sequence[tuple[float, str, str]], inches: tuple[float, float]
+) -> None:
+    """Each beside the end of its line; those too near to each other are moved apart."""
+    inch = axes.get_ylim()[1] / inches[1]
+    ends = sorted(ends)
+    places = [end[0] / inch for end in ends]
+    for number in range(1, len(places)):
+        places[number] = max(places[number], places[number - 1] + APART)
+    for number in range(len(places) - 1, -1, -1):
+        above = places[number + 1] - APART if number + 1 < len(places) else inches[1]
+        places[number] = min(places[number], above)
+    x = axes.get_xlim()[1] + 0.2 * axes.get_xlim()[1] / inches[0]
+    for (height, name, colour), place in zip(ends, places, strict=True):
+        if abs(place - height / inch) > 0.02:
+            axes.plot([end, x], [height, place * inch], color=colour, linewidth=0.7, clip_on=False)
+        axes.text(x, place * inch, f" {name}", va="center", color=colour)
+
+
+def _separation(axes: Axes, x: float, inches: tuple[float, float]) -> None:
+    """Between what was measured and what is calculated, both said above the lines."""
+    axes.plot(
+        [x, x],
+        [0, 1.09],
+        color=palette.FAINT,
+        linewidth=0.8,
+        clip_on=False,
+        transform=axes.get_xaxis_transform(),
+    )
+    away = 0.08 * axes.get_xlim()[1] / inches[0]
+    for side, words in ((-away, "measured"), (away, "calculated (dashed)")):
+        axes.text(
+            x + side,
+            1.03,
+            words,
+            ha="right" if side < 0 else "left",
+            color=palette.FAINT,
+            transform=axes.get_xaxis_transform(),
+        )
 
 
 def _words(

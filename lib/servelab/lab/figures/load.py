@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,58 +11,92 @@ from matplotlib.ticker import MaxNLocator
 
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, lines_height, title
-from servelab.metrics import percentile, request_metrics
-from servelab.trace import QueueLengths, Trace, queue_lengths
+from servelab.metrics import percentile
+from servelab.trace import QueueLengths, Trace, lifecycles, queue_lengths
 
 READING_PACE = 0.25  # seconds for a token: four tokens, or about three English words, a second
 
 
-def load_panels(trace: Trace, *, says: str, tops: tuple[float, float, float] | None = None) -> Drawing:
-    """Three panels over the arrival time of each request: waiting, TTFT, and the longer gaps."""
-    lives = request_metrics(trace)
+def load_panels(
+    trace: Trace,
+    *,
+    says: str,
+    tops: tuple[float, float, float] | None = None,
+    until: float | None = None,
+    capacity: float | None = None,
+) -> Drawing:
+    """Three panels over the arrival time of each request: waiting, TTFT, and the longer gaps.
+
+    tops, until: the ends of their axes and of the time axis, the same for figures that are compared.
+    capacity: answers a second that the machine can give; if more arrive, the first panel shows how the queue
+        grows as long as they do.
+    """
+    everybody = lifecycles(trace)
+    lives = [life for life in everybody if not life.refused]
     requests = [life for life in lives if life.token_times]
     arrived = [request.arrived for request in requests]
     ttfts = [request.ttft or 0.0 for request in requests]
     gaps = [percentile(request.itls, 95) for request in requests if request.itls]
     talked = [request.arrived for request in requests if request.itls]  # an answer of one token has no gap
     lengths = queue_lengths(lives)
+    last = max((life.arrived for life in everybody), default=trace.began)
+    rate = len(everybody) / (last - trace.began) if last > trace.began else 0.0
+    end = until or (trace.end if trace.duration else trace.began + 1.0)
     with course_style():
-        height = 5.1 + lines_height(says)
+        height = 5.3 + lines_height(says)
         figure = Figure(figsize=(palette.WIDTH, height), facecolor=palette.PAPER)
         panels = figure.subplots(3, 1, sharex=True)
-        top = 1 - (0.45 + lines_height(says)) / height
+        top = 1 - (0.45 + 0.2 * (capacity is not None) + lines_height(says)) / height
         figure.subplots_adjust(left=0.08, right=0.97, top=top, bottom=0.65 / height, hspace=0.5)
-        times = [one.time for one in lengths]
-        panels[0].fill_between(
-            times,
-            [one.waiting for one in lengths],
-            step="post",
-            color=palette.WAITING,
-            alpha=0.6,
-            linewidth=0,
-        )
+        waiting, times = [one.waiting for one in lengths], [one.time for one in lengths]
+        panels[0].fill_between(times, waiting, step="post", color=palette.WAITING, alpha=0.6, linewidth=0)
         _name(panels[0], "requests waiting")
         _dots(panels[1], arrived, ttfts, "time to first token, seconds")
-        _dots(panels[2], talked, gaps, "gap between tokens, seconds (95th percentile of each answer)")
-        panels[2].axhline(READING_PACE, color=palette.FAINT, linestyle="--", linewidth=1)
-        panels[2].text(
-            trace.end,
-            READING_PACE,
-            "reading pace: 4 tokens a second ",
-            ha="right",
-            va="bottom",
-            color=palette.FAINT,
-        )
+        _say(panels[1], "each dot: one user, placed at their arrival")
+        _dots(panels[2], talked, gaps, "gap between tokens, seconds (19 of 20 are shorter)")
+        _say(panels[2], "dashed: reading pace")
+        for panel, most in zip_longest(panels, tops or ()):
+            panel.set_ylim(0, most)
+            panel.axvspan(last, max(end, last), facecolor="#EDEDED", zorder=0)
         panels[0].yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-        for panel in panels:
-            panel.set_ylim(bottom=0)
-        for panel, top in zip(panels, tops or (), strict=False):
-            panel.set_ylim(top=top)
-        panels[2].set_ylim(top=max(panels[2].get_ylim()[1], READING_PACE * 1.6))
-        panels[2].set_xlim(trace.began, trace.end if trace.duration else trace.began + 1.0)
-        panels[2].set_xlabel(f"seconds   ·   {trace.header.model}   ·   {trace.header.evidence.value}")
+        _reading_pace(panels[2])
+        panels[2].set_xlim(trace.began, end)
+        against = ""
+        if capacity is not None:
+            against = _against_capacity(panels[0], rate, capacity, trace.header.capacity)
+        evidence = f"{trace.header.model}   ·   {trace.header.evidence.value}"
+        panels[2].set_xlabel(f"seconds   ·   grey: nobody arrives any more   ·   {evidence}")
         title(figure, panels[0], says)
-    return Drawing(figure, _words(trace, says, lengths, ttfts, gaps))
+    return Drawing(figure, _words(trace, f"{says} {against}", lengths, ttfts, gaps))
+
+
+def _say(axes: Axes, words: str) -> None:
+    axes.set_title(words, loc="right", fontsize=palette.LETTERS, color=palette.FAINT, pad=4)
+
+
+def _against_capacity(axes: Axes, rate: float, capacity: float, limit: int) -> str:
+    """What part of the machine is asked for; where it is more than all, how the queue goes on growing."""
+    words = f"arrivals {rate:.2g} a second   ·   the machine answers {capacity:.2g}\n"
+    words += f"{rate / capacity:.0%} of what it can"
+    began, end = axes.get_xlim()
+    growth = rate - capacity
+    if growth > 0:
+        words += f": each second {growth:.2g} more stay"
+        full = began + limit / growth  # until then they find room among those who run
+        if full < end:
+            words += " (dashed)"
+            axes.plot([full, end], [0, growth * (end - full)], "--", color=palette.INK, linewidth=1.2)
+    _say(axes, words)
+    return words.replace("   ·   ", ", ").replace("\n", ", ") + ". "
+
+
+def _reading_pace(axes: Axes) -> None:
+    top = max(axes.get_ylim()[1], READING_PACE * 1.6)
+    others = [tick for tick in MaxNLocator(3).tick_values(0, top) if abs(tick - READING_PACE) > 0.2 * top]
+    axes.set_yticks([READING_PACE, *others])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(0, top)
+    axes.axhline(READING_PACE, color=palette.FAINT, linestyle="--", linewidth=1)
 
 
 def _name(axes: Axes, name: str) -> None:
@@ -70,7 +105,7 @@ def _name(axes: Axes, name: str) -> None:
 
 
 def _dots(axes: Axes, arrived: Sequence[float], values: Sequence[float], name: str) -> None:
-    axes.plot(arrived, values, "o", color=palette.USER_COLOURS[0], markersize=4, alpha=0.8)
+    axes.plot(arrived, values, "o", color=palette.USER_COLOURS[0], markersize=4, alpha=0.8, zorder=3)
     _name(axes, name)
 
 
@@ -79,7 +114,7 @@ def _words(
 ) -> str:
     most = max(one.waiting for one in lengths)
     return (
-        f"Three panels over time ({trace.header.evidence.value}). {says} At most {most} wait; "
+        f"Three panels over time ({trace.header.evidence.value}). {says.strip()} At most {most} wait; "
         f"median time to first token {percentile(ttfts, 50):.2f} s; "
         f"median of the gaps between tokens {percentile(gaps, 50):.2f} s."
     )

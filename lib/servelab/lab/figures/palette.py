@@ -46,6 +46,12 @@ def user_colour(user: str, place: int) -> str:
     return USER_COLOURS[number % len(USER_COLOURS)]
 
 
+def pale(colour: str) -> str:
+    """The colour, four fifths of it white."""
+    channels = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return "#" + "".join(f"{round(255 - (255 - one) / 5):02X}" for one in channels)
+
+
 @cache
 def fonts() -> list[str]:
     """Font families to draw with, those this machine has: letters first, then Chinese and Japanese."""

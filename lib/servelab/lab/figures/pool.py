@@ -1,9 +1,11 @@
-"""Loans of a model pool over time: who had which instance, and who waited for one."""
+"""Loans of model pools over time: who waited in the one line, and who had which instance."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,151 +16,163 @@ from servelab.lab.figures.drawing import Drawing, course_style, lines_height, te
 from servelab.machine import this_machine
 from servelab.pool import Loan, LoanEnd, ModelPool
 
-ROW = 0.62  # inches for one instance
-LANE = 0.16  # inches for the line of one user who waits
-BAR = 0.34  # of a row's inches
+LANE = 0.18  # inches for one user who waits
+BAR = 0.28  # inches for one instance
+GAP = 0.1  # inches below each part
+HEAD = 0.3  # inches for the name of one pool of several
 MOST_LOANS = 60
+IN_LINE = "waiting in line"
 LEFT = {LoanEnd.TIMED_OUT: "timed out", LoanEnd.ABANDONED: "gave up", LoanEnd.CLOSED: "sent home"}
 
+Loans = ModelPool[object] | Sequence[Loan]
 
-def pool_timeline(loans: ModelPool[object] | Sequence[Loan], *, says: str) -> Drawing:
-    """One row for each instance: a bar for each loan, and above it a thin line while its user waited.
 
-    A cross marks an instance that was replaced. Users who left the line without one have a row below. Of
-    many loans the first are drawn.
+def pool_timeline(loans: Loans | Mapping[str, Loans], *, says: str, until: float | None = None) -> Drawing:
+    """Above, a thin line for each user while they wait; below, a row for each instance, a bar for each loan.
+
+    A cross marks an instance that was replaced. Of many loans the first are drawn. Several pools, by name,
+    stand below each other on one time axis, each with its mean time from joining the line to giving back.
+
+    until: the end of the time axis in seconds, the same for figures that are compared.
     """
-    every = loans.loans() if isinstance(loans, ModelPool) else tuple(loans)
-    shown = sorted(every, key=lambda one: one.asked)[:MOST_LOANS]
-    shown = [one for one in shown if one.began is not None or one.end is not None]
-    picture = _Picture(shown, len(every), says)
+    named = loans if isinstance(loans, Mapping) else {"": loans}
+    pools = [_Pool(one.loans() if isinstance(one, ModelPool) else one, name) for name, one in named.items()]
+    span = max(one.end for one in pools) if until is None else until
     with course_style():
-        return picture.draw()
-
-
-class _Picture:
-    """The loans with what is needed to place them. One vertical unit is an inch."""
-
-    def __init__(self, loans: list[Loan], count: int, says: str) -> None:
-        self.loans = loans
-        self.count = count
-        self.says = says
-        self.start = min((one.asked for one in loans), default=0.0)
-        known = [time for one in loans for time in (one.asked, one.began, one.ended) if time is not None]
-        self.end = max(known, default=self.start)
-        self.end = max(self.end, self.start + 1e-6)
-        users = dict.fromkeys(one.user for one in loans)
-        self.colours = {user: palette.user_colour(user, place) for place, user in enumerate(users)}
-        self.numbers = sorted({one.instance for one in loans if one.instance is not None})
-        self.left = [one for one in loans if one.began is None]
-        self.lanes = {number: _lanes(self.of_instance(number)) for number in self.numbers}
-
-    def of_instance(self, number: int) -> list[Loan]:
-        return [one for one in self.loans if one.instance == number]
-
-    def draw(self) -> Drawing:
-        heights = [BAR + 0.24 + LANE * max(self.lanes[number].values(), default=0) for number in self.numbers]
-        gave_up = 0.2 + LANE * 1.6 * len(self.left) if self.left else 0.0
-        tall = max(sum(heights) + gave_up, BAR)
-        top, below = 0.16 + lines_height(self.says), 0.72
+        names = [IN_LINE, *(f"instance {number}" for one in pools for number in one.numbers)]
+        left, right = max(map(text_width, names)) + 0.3, 0.24
+        if any(one.name for one in pools):
+            right += max(text_width(line) for one in pools for line in one.mean.split("\n")) + 0.1
+        inches = palette.WIDTH - left - right
+        inch = span / inches
+        tall = sum(one.tall for one in pools)
+        top, below = 0.16 + lines_height(says), 0.72
         figure = Figure(figsize=(palette.WIDTH, tall + top + below), facecolor=palette.PAPER)
-        names = [f"instance {number}" for number in self.numbers] + (["left the line"] if self.left else [])
-        room = (max(map(text_width, names), default=0.0) + 0.3) / palette.WIDTH
         height = figure.get_figheight()
-        axes = figure.add_axes((room, below / height, 0.97 - room, tall / height))
-        span = self.end - self.start
-        axes.set(xlim=(0, span * 1.01), ylim=(tall, 0))
-        inches = palette.WIDTH * (0.97 - room) / (span * 1.01)
-        base, places = 0.0, []
-        for number, row in zip(self.numbers, heights, strict=True):
-            base += row
-            places.append(base - BAR / 2 - 0.08)
-            self._row(axes, number, base - 0.08, inches)
-        for place, loan in enumerate(self.left):
-            self._leaver(axes, loan, base + 0.2 + LANE * 1.6 * place, inches)
-        if self.left:
-            places.append(base + 0.2 + LANE * 1.6 * (len(self.left) - 1) / 2)
-        axes.set_yticks(places, names)
+        box = (left / palette.WIDTH, below / height, inches / palette.WIDTH, tall / height)
+        axes = figure.add_axes(box, xlim=(0, span), ylim=(tall, 0))
+        base, rows = 0.0, {}
+        for one in pools:
+            rows.update(one.draw(axes, base, inch))
+            base += one.tall
+        axes.set_yticks(list(rows), list(rows.values()))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel(f"seconds   ·   {_legend(self.loans)}{self._window()}\nmeasured on {this_machine()}")
-        title(figure, axes, self.says)
-        return Drawing(figure, self._words())
+        axes.set_xlabel(f"seconds{_legend(pools)}\nmeasured on {this_machine()}")
+        title(figure, axes, says)
+    words = " ".join(one.words("" if number else says) for number, one in enumerate(pools))
+    return Drawing(figure, " ".join(words.split()))
 
-    def _row(self, axes: Axes, number: int, base: float, inches: float) -> None:
-        for loan in self.of_instance(number):
-            assert loan.began is not None
-            colour = self.colours[loan.user]
-            began, asked = loan.began - self.start, loan.asked - self.start
-            ended = (self.end if loan.ended is None else loan.ended) - self.start
-            wide = max(ended - began, 0.012 / inches)
-            axes.add_patch(Rectangle((began, base - BAR), wide, BAR, facecolor=colour, edgecolor="white"))
-            lane = self.lanes[number].get(loan, 0)
-            if lane:
-                y = base - BAR - LANE * (lane - 0.35)
-                axes.plot([asked, began], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
-                axes.plot([began, began], [y, base - BAR], color=colour, linewidth=1.0)
-            axes.text(
-                began + wide / 2,
-                base - BAR / 2,
-                _fitting(loan.user, wide * inches - 0.08),
-                color="white",
-                ha="center",
-                va="center_baseline",
-            )
-            if loan.end is not None and loan.end.replaces:
-                _cross(axes, began + wide, base - BAR / 2)
 
-    def _leaver(self, axes: Axes, loan: Loan, y: float, inches: float) -> None:
-        """Somebody who waited and got nothing."""
+class _Pool:
+    """The loans of one pool with what is needed to place them. One vertical unit is an inch."""
+
+    def __init__(self, loans: Sequence[Loan], name: str) -> None:
+        self.name, self.count = name, len(loans)
+        first = sorted(loans, key=lambda one: one.asked)[:MOST_LOANS]
+        self.loans = [one for one in first if one.began is not None or one.end is not None]
+        self.start = min((one.asked for one in self.loans), default=0.0)
+        known = [time for one in self.loans for time in (one.asked, one.began, one.ended) if time is not None]
+        self.end = max(max(known, default=0.0) - self.start, 1e-6)
+        users = dict.fromkeys(one.user for one in self.loans)
+        self.colours = {user: palette.user_colour(user, place) for place, user in enumerate(users)}
+        self.numbers = sorted({one.instance for one in self.loans if one.instance is not None})
+        self.lanes = _lanes(self.loans, 0.004 * self.end)
+        line = LANE * (max(self.lanes.values(), default=-1) + 1)
+        self.head = HEAD if name else 0.0
+        self.line = line + GAP if line else 0.0
+        self.tall = self.head + self.line + max(len(self.numbers), 1) * (BAR + GAP)
+        took = [
+            one.ended - one.asked for one in self.loans if one.began is not None and one.ended is not None
+        ]
+        mean = statistics.mean(took) if took else 0.0
+        self.mean = f"done after\n{mean:.{1 if mean >= 1 else 2}f} s, on average" if took else ""
+
+    def draw(self, axes: Axes, base: float, inch: float) -> dict[float, str]:
+        """Draw everything below `base`; returns the names of its rows by their places."""
+        rows = {}
+        if self.name:
+            axes.text(0, base + self.head - GAP, self.name, va="bottom", fontweight="bold")
+            x, middle = axes.get_xlim()[1] + 0.12 * inch, base + (self.head + self.tall) / 2
+            axes.text(x, middle, self.mean, va="center", linespacing=1.3)
+        base += self.head
+        if self.line:
+            rows[base + (self.line - GAP) / 2] = IN_LINE
+        for loan, lane in self.lanes.items():
+            self._waiting(axes, loan, base + LANE * (lane + 0.5), inch)
+        base += self.line
+        places = {number: base + BAR / 2 + (BAR + GAP) * row for row, number in enumerate(self.numbers)}
+        for loan in self.loans:
+            if loan.instance is not None:
+                self._loan(axes, loan, places[loan.instance], inch)
+        return rows | {place: f"instance {number}" for number, place in places.items()}
+
+    def _waiting(self, axes: Axes, loan: Loan, y: float, inch: float) -> None:
+        """A line for a user who waits, with their name at its end; a bar ends it for who left without."""
         colour = self.colours[loan.user]
-        asked, ended = loan.asked - self.start, (loan.ended or self.end) - self.start
-        axes.plot([asked, ended], [y, y], color=colour, linewidth=1.6)
-        axes.plot([ended], [y], marker="|", color=colour, markersize=8, markeredgewidth=1.6)
-        words = f"{loan.user}: {LEFT[loan.end]}" if loan.end in LEFT else loan.user
-        room = (self.end - self.start - ended) * inches
-        to_the_right = room > text_width(words) + 0.15
-        away = 0.08 / inches
-        axes.text(
-            ended + away if to_the_right else asked - away,
-            y,
-            words,
-            color=colour,
-            ha="left" if to_the_right else "right",
-            va="center_baseline",
-        )
+        asked = loan.asked - self.start
+        until = loan.ended if loan.began is None else loan.began
+        until = self.end if until is None else until - self.start
+        axes.plot([asked, until], [y, y], color=colour, linewidth=1.8, solid_capstyle="butt")
+        words = loan.user
+        if loan.began is None:
+            axes.plot([until], [y], marker="|", color=colour, markersize=8, markeredgewidth=1.6)
+            words += f": {LEFT[loan.end]}" if loan.end in LEFT else ""
+        wide, away = (text_width(words) + 0.16) * inch, 0.08 * inch
+        lane = self.lanes[loan]
+        later = [
+            one.asked - self.start
+            for one, other in self.lanes.items()
+            if other == lane and one.asked > loan.asked
+        ]
+        if until + wide < min([*later, axes.get_xlim()[1]]):
+            axes.text(until + away, y, words, color=colour, va="center_baseline")
+        elif loan.began is None:
+            axes.text(asked - away, y, words, color=colour, ha="right", va="center_baseline")
 
-    def _window(self) -> str:
-        return f"   ·   {len(self.loans)} of {self.count} loans" if len(self.loans) < self.count else ""
+    def _loan(self, axes: Axes, loan: Loan, y: float, inch: float) -> None:
+        assert loan.began is not None
+        began = loan.began - self.start
+        ended = self.end if loan.ended is None else loan.ended - self.start
+        wide = max(ended - began, 0.012 * inch)
+        bar = Rectangle((began, y - BAR / 2), wide, BAR, facecolor=self.colours[loan.user], edgecolor="white")
+        axes.add_patch(bar)
+        name = _fitting(loan.user, wide / inch - 0.08)
+        centre = began + wide / 2
+        axes.text(centre, y, name, color="white", ha="center", va="center_baseline", clip_on=True)
+        if loan.end is not None and loan.end.replaces:
+            _cross(axes, began + wide, y)
 
-    def _words(self) -> str:
+    @property
+    def replaced(self) -> int:
+        return sum(one.end is not None and one.end.replaces for one in self.loans)
+
+    def words(self, says: str) -> str:
         served = [one for one in self.loans if one.began is not None]
         longest = max((one.began - one.asked for one in served if one.began is not None), default=0.0)
-        replaced = sum(one.end is not None and one.end.replaces for one in served)
+        name, mean = (f"{self.name}: ", f" {self.mean.capitalize()}.") if self.name else ("", "")
         return (
-            f"{len(served)} loans of {len(self.numbers)} instances over {self.end - self.start:.3g} seconds "
-            f"(measured). {self.says} Longest wait {longest:.3g} s; {replaced} replaced; "
-            f"{len(self.left)} left the line without an instance."
+            f"{name}{len(served)} loans of {len(self.numbers)} instances over {self.end:.3g} seconds "
+            f"(measured). {says} Longest wait {longest:.3g} s; {self.replaced} replaced; "
+            f"{len(self.loans) - len(served)} left the line without an instance.{mean}"
         )
 
 
-def _lanes(loans: list[Loan]) -> dict[Loan, int]:
-    """For each loan whose user waited visibly, which line above the bars is its own, counted from 1."""
+def _lanes(loans: Sequence[Loan], shortest: float) -> dict[Loan, int]:
+    """For each loan whose user waited visibly, which line is its own; one who leaves keeps it to the end."""
     free_at: list[float] = []
     lanes: dict[Loan, int] = {}
-    span = max((one.ended or one.asked for one in loans), default=0.0) - min(
-        (one.asked for one in loans), default=0.0
-    )
-    for loan in sorted(loans, key=lambda one: one.asked):
-        if loan.began is None or loan.began - loan.asked <= 0.004 * span:
+    for loan in loans:
+        left = loan.began is None
+        if loan.began is not None and loan.began - loan.asked <= shortest:
             continue
-        for place, free in enumerate(free_at):
-            if free <= loan.asked:
-                free_at[place] = loan.began
-                lanes[loan] = place + 1
-                break
+        free = [place for place, time in enumerate(free_at) if time <= loan.asked and not left]
+        lanes[loan] = min(free, default=len(free_at))
+        until = math.inf if loan.began is None else loan.began
+        if free:
+            free_at[lanes[loan]] = until
         else:
-            free_at.append(loan.began)
-            lanes[loan] = len(free_at)
+            free_at.append(until)
     return lanes
 
 
@@ -175,6 +189,7 @@ def _cross(axes: Axes, x: float, y: float) -> None:
     )
 
 
-def _legend(loans: Sequence[Loan]) -> str:
-    crosses = any(one.end is not None and one.end.replaces for one in loans)
-    return "thin line: waiting" + ("   ·   red cross: instance replaced" if crosses else "")
+def _legend(pools: Sequence[_Pool]) -> str:
+    crosses = "   ·   red cross: instance replaced" if any(one.replaced for one in pools) else ""
+    drawn, every = sum(len(one.loans) for one in pools), sum(one.count for one in pools)
+    return crosses + (f"   ·   {drawn} of {every} loans" if drawn < every else "")

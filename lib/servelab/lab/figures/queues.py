@@ -13,60 +13,68 @@ from matplotlib.ticker import MaxNLocator
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, lines_height, text_width, title
 from servelab.lab.figures.time_axis import Window
-from servelab.request import FinishReason
 from servelab.trace import Lifecycle, QueueLengths, Trace, lifecycles, queue_lengths
 
 BLINK = 0.005  # seconds
+# How requests end, each with a mark of its own kind.
+OTHER_WORDS = {"disconnected": "left early"}
+MARKS = {"served": ("o", "#00755E"), "left early": ("v", palette.FAINT), "refused": ("x", palette.REFUSED)}
 
 
-def queue_state(trace: Trace, *, says: str = "") -> Drawing:
-    """Draw both queues in seconds, each in its own panel, with limits and refusals."""
+def queue_state(
+    trace: Trace, *, says: str = "", until: float | None = None, tops: tuple[int, int] | None = None
+) -> Drawing:
+    """Draw both queues in seconds, each in its own panel, and below how each request ended.
+
+    until, tops: the end of the time axis, and of the axes of those who wait and who run; the same for
+        figures that are compared.
+    """
     lives = lifecycles(trace)
     lengths = _settled(queue_lengths(lives))
-    refused = [life.arrived for life in lives if life.refused]
-    left = sorted(life.finished or 0.0 for life in lives if life.reason is FinishReason.DISCONNECTED)
-    says = says or _default_title(trace, lengths, refused)
+    ends = _ends(lives)
+    says = says or _default_title(trace, lengths, len(ends["refused"]))
+    end = max(trace.end, trace.began + 1e-9) if until is None else until
+    room, limit = trace.header.max_queue_size, trace.header.capacity
     with course_style():
-        height = 4.3 + lines_height(says)
+        marks = 0.25 * len(ends)
+        height = 3.6 + marks + lines_height(says)
         figure = Figure(figsize=(palette.WIDTH, height), facecolor=palette.PAPER)
-        waiting, running = figure.subplots(2, 1, sharex=True)
+        sizes = {"height_ratios": (1.1, 1.1, marks)}
+        waiting, running, endings = figure.subplots(3, 1, sharex=True, gridspec_kw=sizes)
         top = 1 - (0.45 + lines_height(says)) / height
-        figure.subplots_adjust(left=0.1, right=0.97, top=top, bottom=0.78 / height, hspace=0.35)
-        end = max(trace.end, trace.began + 1e-9)
-        room = trace.header.max_queue_size
-        _steps(waiting, lengths, [one.waiting for one in lengths], end, palette.WAITING)
-        _steps(running, lengths, [one.running for one in lengths], end, palette.USER_COLOURS[0])
-        most = max(one.waiting for one in lengths)
+        figure.subplots_adjust(left=0.145, right=0.97, top=top, bottom=0.62 / height, hspace=0.42)
+        times = [one.time for one in lengths]
+        most = _area(waiting, times, [one.waiting for one in lengths], end, palette.WAITING)
+        ran = _area(running, times, [one.running for one in lengths], end, palette.USER_COLOURS[0])
+        most, ran = tops or (_top(most, room), _top(ran, limit))
         _name_panel(waiting, "request queue: waiting", room, f"max_queue_size {room}", most)
-        limit = trace.header.capacity
-        _name_panel(running, "processing queue: running", limit, f"limit {limit}", limit)
-        _mark_refusals(waiting, refused)
-        _mark_leavers(running, left)
-        running.set_xlim(trace.began, end)
-        running.set_xlabel(f"seconds\n{trace.header.model}   ·   {trace.header.evidence.value}")
+        _name_panel(running, "processing queue: running", limit, f"limit {limit}", ran)
+        _mark_ends(endings, ends)
+        endings.set_xlim(trace.began, end)
+        endings.set_xlabel(f"seconds   ·   {trace.header.model}   ·   {trace.header.evidence.value}")
         title(figure, waiting, says)
-    return Drawing(figure, _words(trace, lengths, refused, left, says))
+    return Drawing(figure, _words(trace, lengths, ends, says))
 
 
-def draw_queue_strip(axes: Axes, trace: Trace, lives: Sequence[Lifecycle], window: Window) -> None:
-    """Both queues in one small panel under another figure, on that figure's axis."""
+def draw_queue_strip(
+    waiting: Axes, running: Axes, trace: Trace, lives: Sequence[Lifecycle], window: Window
+) -> None:
+    """Both queues in two small panels under another figure, on that figure's axis."""
     lengths = _settled(queue_lengths(lives))
-    place = window.scale.place
-    places = [*(place(one.time) for one in lengths), max(window.stop, place(trace.end))]
-    waiting = [one.waiting for one in lengths]
-    running = [one.running for one in lengths]
-    axes.fill_between(
-        places, [*waiting, waiting[-1]], step="post", color=palette.WAITING, alpha=0.6, linewidth=0
-    )
-    axes.step(places, [*running, running[-1]], where="post", color=palette.INK, linewidth=1.8)
-    top = max([trace.header.capacity, *waiting])
-    axes.set(xlim=(window.start, window.stop), ylim=(0, top * 1.35 + 0.3))
-    axes.text(-0.055, 0.5, "requests", transform=axes.transAxes, ha="right", va="center")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
-    left = window.start + 0.08 * window.inch
-    limit = f"running (limit {trace.header.capacity})"
-    axes.text(left, trace.header.capacity + top * 0.04, limit, ha="left", va="bottom")
-    _name_widest(axes, places, waiting, window)
+    places = [window.scale.place(one.time) for one in lengths]
+    end = max(window.stop, window.scale.place(trace.end))
+    limit = trace.header.capacity
+    most = _area(waiting, places, [one.waiting for one in lengths], end, palette.WAITING)
+    ran = _area(running, places, [one.running for one in lengths], end, palette.FAINT)
+    for axes, top in ((waiting, most), (running, _top(ran, limit))):
+        axes.set_ylim(0, top * 1.15)
+        axes.set_yticks([0, top])
+    _limit(running, limit)
+    running.set_xlim(window.start, window.stop)
+    waiting.tick_params(labelbottom=False, bottom=False)
+    for axes, name in ((waiting, "requests\nwaiting"), (running, f"running,\nat most {limit}")):
+        beside = (-(text_width(str(most)) + 0.3) / window.inches, 0.5)
+        axes.text(*beside, name, transform=axes.transAxes, ha="right", va="center", linespacing=1.1)
 
 
 def _settled(lengths: Sequence[QueueLengths]) -> list[QueueLengths]:
@@ -81,81 +89,74 @@ def _settled(lengths: Sequence[QueueLengths]) -> list[QueueLengths]:
     return kept[::-1]
 
 
-def _name_widest(axes: Axes, places: Sequence[float], waiting: Sequence[int], window: Window) -> None:
-    """Write "waiting" into the area's widest part, where there is room."""
-    stretches: list[tuple[float, float]] = []
-    left = None
-    for number, count in enumerate(waiting):
-        if count and left is None:
-            left = places[number]
-        if left is not None and (not count or number == len(waiting) - 1):
-            right = places[number] if not count else places[number + 1]
-            stretches.append(window.cut(left, right))
-            left = None
-    widest = max(stretches, key=lambda stretch: stretch[1] - stretch[0], default=None)
-    if widest is not None and (widest[1] - widest[0]) / window.inch > text_width("waiting") + 0.1:
-        axes.text((widest[0] + widest[1]) / 2, 0.12, "waiting", ha="center", va="bottom", color="#5E1F45")
+def _area(axes: Axes, times: Sequence[float], values: Sequence[int], end: float, colour: str) -> int:
+    """Draw how many there were; returns the most, at least 1."""
+    most = max(*values, 1)
+    times, values = [*times, max(end, times[-1])], [*values, values[-1]]
+    axes.fill_between(times, values, step="post", color=colour, alpha=0.35, linewidth=0)
+    axes.step(times, values, where="post", color=colour, linewidth=1.8)
+    return most
 
 
-def _steps(
-    axes: Axes, lengths: Sequence[QueueLengths], values: Sequence[int], end: float, colour: str
-) -> None:
-    times = [*(one.time for one in lengths), end]
-    axes.fill_between(times, [*values, values[-1]], step="post", color=colour, alpha=0.35, linewidth=0)
-    axes.step(times, [*values, values[-1]], where="post", color=colour, linewidth=1.8)
+def _top(most: int, limit: int) -> int:
+    """With the limit in the picture, unless it is so far above that what there was would be flat."""
+    return max(most, limit) if limit <= 3 * most else most
 
 
-def _name_panel(axes: Axes, name: str, limit: int, limit_name: str, most: int) -> None:
-    axes.set_title(name, loc="left", fontsize=palette.LETTERS, color=palette.INK, pad=4)
-    near = limit <= 3 * max(most, 1)
-    top = max(most, limit if near else 0, 1)
-    axes.set_ylim(0, top * 1.22)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
-    if near and limit > 0:
+def _limit(axes: Axes, limit: int) -> None:
+    if 0 < limit <= axes.get_ylim()[1]:
         axes.axhline(limit, color=palette.FAINT, linestyle="--", linewidth=1)
-    where = limit_name if near else f"{limit_name}, far above"
+
+
+def _name_panel(axes: Axes, name: str, limit: int, limit_name: str, top: int) -> None:
+    axes.set_title(name, loc="left", fontsize=palette.LETTERS, color=palette.INK, pad=4)
+    axes.set_ylim(0, top * 1.15)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
+    _limit(axes, limit)
+    where = limit_name if limit <= top else f"{limit_name}, above the picture"
     axes.set_title(where, loc="right", fontsize=palette.LETTERS, color=palette.FAINT, pad=4)
 
 
-def _mark_refusals(axes: Axes, refused: Sequence[float]) -> None:
-    if not refused:
-        return
-    height = axes.get_ylim()[1] * 0.93
-    axes.plot(refused, [height] * len(refused), "x", color=palette.REFUSED, markersize=7, markeredgewidth=1.8)
-    axes.annotate(
-        f"{len(refused)} refused",
-        (refused[-1], height),
-        xytext=(8, 0),
-        textcoords="offset points",
-        va="center",
-        color=palette.REFUSED,
-    )
+def _ends(lives: Sequence[Lifecycle]) -> dict[str, list[float]]:
+    """When requests were refused, answered to the end, or ended otherwise."""
+    ends: dict[str, list[float]] = {"served": [], "left early": [], "refused": []}
+    for life in lives:
+        if life.refused:
+            ends["refused"].append(life.arrived)
+        elif life.finished is not None and life.reason is not None:
+            how = "served" if life.served else life.reason.name.lower().replace("_", " ")
+            ends.setdefault(OTHER_WORDS.get(how, how), []).append(life.finished)
+    return {how: sorted(times) for how, times in ends.items()}
 
 
-def _mark_leavers(axes: Axes, left: Sequence[float]) -> None:
-    """Users who went away without their whole answer."""
-    if not left:
-        return
-    height = axes.get_ylim()[1] * 0.93
-    axes.plot(left, [height] * len(left), "v", color=palette.FAINT, markersize=6)
-    words = f"{len(left)} left before the end of their answer"
-    axes.set_title(words, loc="center", fontsize=palette.LETTERS, color=palette.FAINT, pad=4)
+def _mark_ends(axes: Axes, ends: dict[str, list[float]]) -> None:
+    """A row for each way to end, with its own kind of mark."""
+    for row, (how, times) in enumerate(ends.items()):
+        marker, colour = MARKS.get(how, ("s", palette.INK))
+        axes.plot(
+            times, [row] * len(times), marker, color=colour, markersize=7, markeredgewidth=1.6, clip_on=False
+        )
+        axes.axhline(row, color=palette.FAINT, linewidth=0.4, zorder=0)
+    axes.set_yticks(range(len(ends)), [f"{len(times)} {how}" for how, times in ends.items()])
+    for label, how in zip(axes.get_yticklabels(), ends, strict=True):
+        label.set_color(MARKS.get(how, ("s", palette.INK))[1])
+    axes.set_ylim(len(ends) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
 
 
-def _default_title(trace: Trace, lengths: Sequence[QueueLengths], refused: Sequence[float]) -> str:
+def _default_title(trace: Trace, lengths: Sequence[QueueLengths], refused: int) -> str:
     most = max(one.waiting for one in lengths)
-    turned_away = f", {len(refused)} were refused" if refused else ""
+    turned_away = f", {refused} were refused" if refused else ""
     return f"At most {trace.header.capacity} generate at once; up to {most} waited{turned_away}."
 
 
-def _words(
-    trace: Trace, lengths: Sequence[QueueLengths], refused: Sequence[float], left: Sequence[float], says: str
-) -> str:
+def _words(trace: Trace, lengths: Sequence[QueueLengths], ends: dict[str, list[float]], says: str) -> str:
     most_waiting = max(one.waiting for one in lengths)
     most_running = max(one.running for one in lengths)
     return (
         f"Both queues over {trace.duration:.3g} seconds ({trace.header.evidence.value}). {says} "
         f"Most waiting: {most_waiting}, with room for {trace.header.max_queue_size}. "
         f"Most running: {most_running}, limit {trace.header.capacity}. "
-        f"Refused: {len(refused)}. Left: {len(left)}."
+        + " ".join(f"{how.capitalize()}: {len(times)}." for how, times in ends.items())
     )

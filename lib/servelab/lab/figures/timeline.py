@@ -2,11 +2,13 @@
 
 On the step axis every step has the same width, and one sees whose turn it is. On the
 seconds axis steps are as wide as they took, and one sees what a prompt costs. Cells keep their
-size: a long run is shown through a window, not shrunk.
+size: a long run is shown through a window, not shrunk. Where a caller wants it whole, steps too short to be
+told apart make one band without any line.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,10 +27,16 @@ from servelab.trace import Lifecycle, Trace, Turn, lifecycles
 LABELS = 2.1  # inches left of the axes
 MARGIN = 0.2  # inches right of them
 ROW = 0.78  # inches
-STRIP = 1.05  # inches, for the queues below
+STRIP = 1.2  # inches, for the queues below
 CELL_HEIGHT = 0.62  # of a row
 SHORTEST_WAIT = 0.12  # inches: what is narrower is not waiting but being let in
-NARROW = 0.1  # inches
+# Inches: a row with a narrower step is drawn as a band. Steps of equal width are told apart more easily.
+TOLD_APART = {TimeAxis.STEPS: 0.05, TimeAxis.SECONDS: 0.15}
+PROMPT = 0.42  # of a cell's height, where its step computes the prompt
+PALE = "pale: the prompt is computed"
+BAND = "band: steps too short to draw one by one"
+LOW_BAND = "low band: takes turns with others"
+NO_ROOM = "some words do not fit"
 HALF_CHARACTER = "½ char"
 LEFT_EARLY = (
     FinishReason.CANCELLED,
@@ -94,13 +102,14 @@ def interleaving_timeline(
     if len(lives) > len(rows):
         says += f"\n({len(lives) - len(rows)} more users not drawn.)"
     people = list(dict.fromkeys(life.user for life in lives))
+    legend: list[str] = []
     with course_style():
         figure, axes, strip = _canvas(len(rows), says)
         for place, (life, cells) in enumerate(rows):
             colour = palette.user_colour(life.user, people.index(life.user))
-            _Row(axes, -place, colour, window).draw(life, cells)
-        draw_queue_strip(strip, trace, lives, window)
-        _finish(axes, strip, trace, window)
+            _Row(axes, -place, colour, window, legend).draw(life, cells)
+        draw_queue_strip(*strip, trace, lives, window)
+        _finish(axes, strip[1], trace, window, legend)
         title(figure, axes, says)
     return Drawing(figure, _words(trace, rows, says, axis))
 
@@ -118,30 +127,52 @@ def _legible_stop(scale: Scale, cells: Sequence[Cell], start: float) -> float:
     if scale.axis is TimeAxis.STEPS:
         return min(start + max(4.0, inches // needed), scale.end)
     ordinary = sorted(cell.turn.ended - cell.turn.started for cell in visible)[len(visible) // 4]
-    stop = start + inches / needed * ordinary
+    stop = max(start, visible[0].turn.started) + inches / needed * ordinary
     whole = [end for end in scale.ends if start < end <= stop]  # no cell is cut in two
     return whole[-1] if whole else min(stop, scale.end)
 
 
-def _canvas(rows: int, says: str) -> tuple[Figure, Axes, Axes]:
-    above, below = 0.27 + lines_height(says), 0.7
+def bands(spans: Sequence[tuple[float, float]], apart: float) -> list[tuple[float, float, float]]:
+    """Stretches of many short steps as (from, to, the part of that time which the steps take).
+
+    A new one begins after a visible pause, and where steps that took turns with others' begin to follow
+    one on the other, or cease to.
+    """
+    found: list[tuple[float, float, float, bool | None]] = []
+    for left, right in spans:
+        begin, end, busy, before = found[-1] if found else (left, -math.inf, 0.0, None)
+        follows = left - end < (right - left) / 4
+        if left - end > apart:
+            found.append((left, right, right - left, None))
+        elif before in (None, follows):
+            found[-1] = (begin, right, busy + right - left, follows)
+        else:
+            found.append((end, right, right - left, follows))
+    return [(left, right, busy / (right - left)) for left, right, busy, _ in found]
+
+
+def _canvas(rows: int, says: str) -> tuple[Figure, Axes, tuple[Axes, Axes]]:
+    above, below = 0.27 + lines_height(says), 0.9
     height = above + rows * ROW + 0.12 + STRIP + below
     figure = Figure(figsize=(palette.WIDTH, height), facecolor=palette.PAPER)
     left, width = LABELS / palette.WIDTH, (palette.WIDTH - LABELS - MARGIN) / palette.WIDTH
-    strip = figure.add_axes((left, below / height, width, STRIP / height))
+    panel = 0.43 * STRIP / height
+    running = figure.add_axes((left, below / height, width, panel))
     axes = figure.add_axes((left, (below + STRIP + 0.12) / height, width, rows * ROW / height))
+    waiting = figure.add_axes((left, (below + STRIP) / height - panel, width, panel), sharex=running)
     axes.set_ylim(-max(rows, 1) + 0.5, 0.5)
-    return figure, axes, strip
+    return figure, axes, (waiting, running)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """Where and how one request is drawn."""
+    """Where and how one request is drawn. legend: what the marks mean, noted where they are made."""
 
     axes: Axes
     y: float
     colour: str
     window: Window
+    legend: list[str]
 
     def draw(self, life: Lifecycle, cells: Sequence[Cell]) -> None:
         self._name(life)
@@ -151,8 +182,7 @@ class _Row:
             return
         self._waiting(life, arrived)
         self._thread(life)
-        for cell in cells:
-            self._cell(cell)
+        self._steps(cells)
         if life.reason in LEFT_EARLY and life.reason is not None:
             place = self.window.scale.place(life.finished or 0.0)
             if self.window.shows(place):
@@ -167,6 +197,7 @@ class _Row:
 
     def _refused(self, arrived: float, why: str) -> None:
         if self.window.shows(arrived):
+            arrived = max(arrived, self.window.start + 0.1 * self.window.inch)  # beside its user's name
             cross = {"marker": "x", "color": palette.REFUSED, "markersize": 9, "markeredgewidth": 2.2}
             self.axes.plot([arrived], [self.y], **cross)  # type: ignore[arg-type]
             self._beside(arrived, f"refused: {why}")
@@ -209,28 +240,67 @@ class _Row:
                 [left, right], [self.y, self.y], color=self.colour, alpha=0.45, linewidth=1.2, zorder=1
             )
 
-    def _cell(self, cell: Cell) -> None:
-        left, right = self.window.cut(*self.window.scale.span(cell.turn))
-        if right <= left:
-            return
-        inch = self.window.inch
-        # In a run seen whole, cells make one band.
-        gap = 0.012 * inch if right - left > NARROW * inch else 0.0
-        left, right = left + gap, right - gap
-        self._box(left, right, CELL_HEIGHT, facecolor=self.colour, linewidth=0)
-        if cell.is_prompt:  # a band of stripes says: in this turn the prompt was computed
-            stripes = {"facecolor": "white", "edgecolor": self.colour, "hatch": "||||", "linewidth": 0}
-            self._box(left, right, CELL_HEIGHT * 0.2, **stripes)
-        room = (right - left) / inch - 0.02
-        label = cut_to(cell.label, room)
-        if room > NARROW and (len(label) > 3 or not label.endswith("…")):
-            lift = 0.06 if cell.is_prompt else 0.0
-            centre = (left + right) / 2
-            self.axes.text(centre, self.y + lift, label, ha="center", va="center", color="white")
+    def _steps(self, cells: Sequence[Cell]) -> None:
+        """A cell for each step if every one is wide enough to be told from the next; else bands."""
+        span, cut = self.window.scale.span, self.window.cut
+        seen = [(cell, *cut(*span(cell.turn))) for cell in cells]
+        seen = [(cell, left, right) for cell, left, right in seen if left < right]
+        apart = TOLD_APART[self.window.scale.axis] * self.window.inch
+        widths = [right - left for left, right in (span(cell.turn) for cell, *_ in seen)]
+        told_apart = min(widths, default=apart) >= apart
+        narrow = []
+        for cell, left, right in seen:
+            if told_apart or (cell.is_prompt and right - left >= apart):
+                self._cell(cell, left, right)
+            else:
+                narrow.append((cell, left, right))
+        is_seen = sum(right - left for cell, left, right in narrow if cell.is_prompt) >= apart
+        for pale in (True, False):
+            part = [(left, right) for cell, left, right in narrow if (cell.is_prompt and is_seen) is pale]
+            self._bands(part, apart, pale)
 
-    def _box(self, left: float, right: float, height: float, **style: object) -> None:
-        """A rectangle on the lower edge of this row's cells."""
-        corner = (left, self.y - CELL_HEIGHT / 2)
+    def _bands(self, spans: Sequence[tuple[float, float]], apart: float, pale: bool) -> None:
+        colour = palette.pale(self.colour) if pale else self.colour
+        for left, right, busy in bands(spans, apart):
+            self._legend(PALE if pale else BAND)
+            height = CELL_HEIGHT
+            if busy < 0.9:
+                self._legend(LOW_BAND)
+                height *= busy
+            self._box(left, right, height, (CELL_HEIGHT - height) / 2, facecolor=colour, linewidth=0)
+
+    def _cell(self, cell: Cell, left: float, right: float) -> None:
+        gap = min(0.012 * self.window.inch, (right - left) / 4)
+        left, right = left + gap, right - gap
+        room = (right - left) / self.window.inch - 0.02
+        prompt = 0.0
+        if cell.is_prompt:
+            self._legend(PALE)
+            prompt = CELL_HEIGHT * (1.0 if cell.piece is None else PROMPT)
+            pale = palette.pale(self.colour)
+            self._box(left, right, prompt, facecolor=pale, edgecolor=self.colour, linewidth=0.8)
+            if text_width("prompt") < room:
+                self._write("prompt", (left + right) / 2, prompt / 2, palette.INK)
+        if prompt < CELL_HEIGHT:
+            self._box(left, right, CELL_HEIGHT - prompt, prompt, facecolor=self.colour, linewidth=0)
+            word = cut_to(cell.label, room)
+            word = "…" if word.endswith("…") and len(word) < 4 else word
+            if text_width(word) < room:
+                self._write(word, (left + right) / 2, (CELL_HEIGHT + prompt) / 2, "white")
+            else:
+                self._legend(NO_ROOM)
+
+    def _legend(self, meaning: str) -> None:
+        if meaning not in self.legend:
+            self.legend.append(meaning)
+
+    def _write(self, word: str, x: float, above: float, colour: str) -> None:
+        y = self.y - CELL_HEIGHT / 2 + above
+        self.axes.text(x, y, word, ha="center", va="center", color=colour)
+
+    def _box(self, left: float, right: float, height: float, above: float = 0.0, **style: object) -> None:
+        """A rectangle, so much above the lower edge of this row's cells."""
+        corner = (left, self.y - CELL_HEIGHT / 2 + above)
         self.axes.add_patch(Rectangle(corner, right - left, height, **style))  # type: ignore[arg-type]
 
     def _arrival(self, user: str, arrived: float) -> None:
@@ -247,20 +317,23 @@ class _Row:
         )
 
 
-def _finish(axes: Axes, strip: Axes, trace: Trace, window: Window) -> None:
+def _finish(axes: Axes, strip: Axes, trace: Trace, window: Window, legend: Sequence[str]) -> None:
     axes.set_xlim(window.start, window.stop)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
     what = "model step" if window.scale.axis is TimeAxis.STEPS else "seconds"
-    part = ""
     if window.stop < window.scale.end or window.start > window.scale.begin:
-        part = f", {window.start:.3g} to {window.stop:.3g} of {window.scale.end:.3g}"
-    stripes = "striped: the prompt is computed"
-    strip.set_xlabel(
-        f"{what}{part}   ·   {stripes}\n{trace.header.model}   ·   {trace.header.evidence.value}"
-    )
+        what += f", {window.start:.3g} to {window.stop:.3g} of {window.scale.end:.3g}"
+    below = [what, f"{trace.header.model}   ·   {trace.header.evidence.value}"]
+    for meaning in legend:
+        longer = f"{below[-2]}   ·   {meaning}"
+        if text_width(longer) < window.inches:
+            below[-2] = longer
+        else:
+            below.insert(-1, meaning)
+    strip.set_xlabel("\n".join(below))
 
 
 def _default_title(trace: Trace, rows: int) -> str:
