@@ -3,13 +3,14 @@
 import dataclasses
 
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from servelab.lab.exercises.thread_safety import adding, calling
+from servelab.lab.exercises.thread_safety import adding
 from servelab.lab.figures import Drawing, palette
 from servelab.lab.figures.threads import FEW, MOST_ROWS, rows, thread_steps
 from servelab.thread_safety import PYTHON, CriticalSection, explore, replay_schedule, specimens
@@ -102,7 +103,15 @@ def test_the_write_that_destroys_is_marked_and_the_harmless_one_is_not() -> None
 
 
 def test_a_write_over_what_another_thread_still_needs_is_marked() -> None:
-    section = calling(specimens.named("stash"))
+    stash = specimens.named("stash")
+    mine, yours = stash.inputs(2)
+    alone = stash.build()(*mine)
+
+    def a_gets_its_own_answer(_: object, results: list[torch.Tensor]) -> None:
+        assert torch.equal(results[0], alone)
+
+    tasks = [lambda layer: layer(*mine), lambda layer: layer(*yours)]
+    section = CriticalSection(stash.build, tasks, a_gets_its_own_answer)
     run = replay_schedule(section, explore(section, switches=1, progress=False).simplest.schedule)
     assert [(row.thread, row.destroys) for row in rows(run) if row.destroys] == [("B", "A")]
 

@@ -28,7 +28,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from servelab import thread_safety
-from servelab.lab.exercises.thread_safety import FOUR, NOT_TO_BE_SHARED, adding, asking, only_changes
+from servelab.lab.exercises.thread_safety import FOUR, NOT_TO_BE_SHARED, adding, asking, in_short
 from servelab.thread_safety import (
     CriticalSection,
     Verdict,
@@ -285,10 +285,10 @@ def test_local_variables_cure_and_a_lock_does_if_it_is_held_all_the_time() -> No
 
 def test_the_picture_of_the_chat_shows_what_its_title_says() -> None:
     mixed = explore(asking(Chat), switches=1, progress=False)
-    drawn = only_changes(replay_schedule(asking(Chat), mixed.simplest.schedule))
+    drawn = in_short(replay_schedule(asking(Chat), mixed.simplest.schedule))
     assert [(one.thread, one.seen) for one in drawn.actions] == [
         *[("A", "A → …"), ("B", "B → …"), ("B", "B → B1"), ("B", "B → B1 B2")],
-        *[("A", "B → …"), ("A", "B → B1"), ("A", "B → B1 B2")],
+        *[("A", "B → …"), ("A", "B → …"), ("A", "B → B1"), ("A", "B → B1"), ("A", "B → B1 B2")],
     ]
 
 
@@ -308,6 +308,18 @@ def test_what_each_thread_has_for_itself_two_coroutines_share() -> None:
     here, of_request = threading.local(), contextvars.ContextVar[str]("of_request")
     assert asked_by_two_coroutines(lambda user: setattr(here, "user", user), lambda: here.user) == ["B", "B"]
     assert asked_by_two_coroutines(of_request.set, of_request.get) == ["A", "B"]
+
+
+def test_to_thread_takes_a_context_along_and_a_pool_does_not() -> None:
+    of_request = contextvars.ContextVar("of_request", default="nobody")
+
+    async def asked() -> list[str]:
+        of_request.set("A")
+        with ThreadPoolExecutor(1) as pool:
+            loop = asyncio.get_running_loop()
+            return [await asyncio.to_thread(of_request.get), await loop.run_in_executor(pool, of_request.get)]
+
+    assert asyncio.run(asked()) == ["A", "nobody"]
 
 
 # The folded boxes and the exercises

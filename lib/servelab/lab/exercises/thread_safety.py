@@ -10,6 +10,7 @@ from typing import Any
 
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
 from servelab.thread_safety import CriticalSection, Run, explore, replay_schedule
+from servelab.thread_safety.explorer.interleaving import Action
 from servelab.thread_safety.explorer.scheduler import Stuck
 from servelab.thread_safety.explorer.schedules import PYTHON
 from servelab.thread_safety.specimens import Tally
@@ -64,7 +65,7 @@ def asking(chat: Callable[..., Any], next_token: Callable[[list[str]], str] = st
 
     def kept(one: Any) -> str:
         prompt, answer = getattr(one, "prompt", None), getattr(one, "answer", None)
-        return "" if prompt is None else f"{_shown(prompt)} → {_shown(answer) if answer else '…'}"
+        return "nothing" if prompt is None else f"{_shown(prompt)} → {_shown(answer) if answer else '…'}"
 
     tasks = [lambda one, user=user: one.ask([user]) for user in "AB"]
     return CriticalSection(lambda: chat(next_token, LENGTH), tasks, each_gets_their_own, kept)
@@ -78,11 +79,18 @@ def _shown(answer: Any) -> str:
     return (" ".join(map(str, answer)) or "nothing") if isinstance(answer, list) else repr(answer)
 
 
-def only_changes(run: Run) -> Run:
-    """A replay with only those operations after which something else was to be seen."""
-    befores = [run.before, *(one.seen for one in run.actions)]
-    changes = (one for before, one in zip(befores, run.actions, strict=False) if one.seen != before)
-    return dataclasses.replace(run, actions=tuple(changes))
+def in_short(run: Run) -> Run:
+    """A replay without what neither changes something to be seen nor reads what another thread wrote."""
+    kept: list[Action] = []
+    before, wrote = run.before, dict[str, str]()
+    for one in run.actions:
+        verb, text = one.operation.verb, one.operation.text
+        if one.seen != before or (verb == "read" and wrote.get(text, one.thread) != one.thread):
+            kept.append(one)
+        if verb == "write":
+            wrote[text] = one.thread
+        before = one.seen
+    return dataclasses.replace(run, actions=tuple(kept))
 
 
 @exercise_alone
