@@ -45,7 +45,7 @@ def memory_of_threads(
         axes.set_ylim(0, 1.18 * max(_most(reports), limit or 0) / MEGABYTE)
         axes.set_xticks([report.threads for report in reports])
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.set_title("activations at the peak, MB", loc="left", fontsize=palette.LETTERS, pad=6)
+        axes.set_title("activations at the peak, MB", pad=6)
         axes.set_xlabel(f"requests at once, each in its thread\n{_evidence(reports)}")
         title(figure, axes, says)
     return Drawing(figure, _words(reports, limit, says))
