@@ -118,7 +118,18 @@ def test_the_memory_figure_says_who_failed() -> None:
     drawing = memory_of_threads(memory((3, 1, 2), limit=10_000))
     assert "Of 3 requests at once one fails for want of memory" in drawing.words
     assert "The limit is 0.01 MB" in drawing.words
-    assert "2 of 3\nserved" in texts(drawing)
+    assert {"2 served", "1 failed"} <= set(texts(drawing))
     assert "twice the threads, twice the memory" in memory_of_threads(memory((1, 2))).words
     with pytest.raises(ValueError, match=r"parallel_memory\(\)"):
         memory_of_threads([])
+
+
+def test_only_what_the_failed_lacked_is_hatched() -> None:
+    reports = memory((1, 2, 3), limit=10_000)
+    bars = memory_of_threads(reports).figure.axes[0].patches
+    (hatched,) = [one for one in bars if one.get_hatch()]
+    last = reports[-1]
+    assert hatched.get_y() == pytest.approx(last.served * last.one_alone_bytes / 1e6)
+    assert hatched.get_y() + hatched.get_height() == pytest.approx(3 * last.one_alone_bytes / 1e6)
+    assert len([one for one in bars if not one.get_hatch()]) == 3
+    assert not any(one.get_hatch() for one in memory_of_threads(memory((1, 2))).figure.axes[0].patches)

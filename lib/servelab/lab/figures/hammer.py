@@ -95,7 +95,7 @@ def _legend(axes: Axes, shown: Sequence[Call]) -> None:
         )
         for one in sorted(drawn, key=[*Outcome].index)
     ]
-    axes.set_title(BLOCK, loc="left", fontsize=palette.LETTERS, color=palette.INK, pad=25)
+    axes.set_title(BLOCK, pad=25)
     axes.legend(
         handles=patches,
         loc="lower left",

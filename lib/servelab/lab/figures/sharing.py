@@ -80,7 +80,7 @@ def _bars(axes: Axes, ways: Sequence[_Way], inches: float) -> None:
     axes.set_yticks(places, [one.name for one in ways])
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=4)
-    axes.set_title("requests per second", loc="left", fontsize=palette.LETTERS, color=palette.INK, pad=8)
+    axes.set_title("requests per second", pad=8)
 
 
 def _columns(axes: Axes, ways: Sequence[_Way], inches: float) -> None:

@@ -21,7 +21,6 @@ MARGIN = 0.5  # left, for the arrow of time
 SEEN = 1.85  # for what was shared
 MOST_ROWS = 40
 FEW = 14  # operations that are all drawn
-TOUCH = ("read", "write")
 FOLDED = 3  # operations in a row that become one row, or more
 QUIET = frozenset({"read", "call", "compute", "compare", "test", "look in", "iterate", "next of"})
 
@@ -58,8 +57,7 @@ def thread_steps(run: Run, *, says: str) -> Drawing:
         axes = figure.add_axes((0, 0.45 / height, 1, body / height))
         axes.set(xlim=(0, palette.WIDTH), ylim=(len(drawn) + 1.0, -2.0))
         axes.axis("off")
-        _heads(axes, threads, run)
-        _time(axes, len(drawn))
+        _heads(axes, threads, run, len(drawn))
         before = run.before
         for number, row in enumerate(drawn):
             _cell(axes, number, row, threads.index(row.thread), len(threads))
@@ -105,33 +103,33 @@ def _value(action: Action) -> str:
 def _holds(actions: Sequence[Action], number: int) -> str:
     """What a thread has for itself after an operation: what it read, or what it is going to write."""
     one = actions[number]
-    if one.operation.verb == "read":
-        return f"holds {_value(one)}" if _value(one) else ""
     later = (after for after in actions[number + 1 :] if after.thread == one.thread)
-    follows = next(later, None)
-    if one.operation.verb != "compute" or follows is None or follows.operation.verb != "write":
-        return ""
-    is_its = one.operation.text.startswith(follows.operation.text)
-    return f"holds {_value(follows)}" if is_its and _value(follows) else ""
+    if one.operation.verb == "compute":
+        follows = next(later, one)
+        begins = one.operation.text.startswith(follows.operation.text)
+        value = _value(follows) if begins and follows.operation.verb == "write" else ""
+    else:
+        value = _value(one) if one.operation.verb == "read" else ""
+    return f"holds {value}" if value else ""
 
 
 def _destroys(run: Run, number: int) -> str:
     """The thread whose write is undone by this one: unseen by the writer, or needed by the other later."""
-    one = run.actions[number]
-    touching = [
-        place for place, other in enumerate(run.actions) if other.operation.text == one.operation.text
-    ]
-    before = [place for place in touching if place < number and run.actions[place].operation.verb in TOUCH]
-    written = [place for place in before if run.actions[place].operation.verb == "write"]
-    if not run.broken or one.operation.verb != "write" or not written:
+    thread, operation = run.actions[number].thread, run.actions[number].operation
+    if not run.broken or operation.verb != "write":
         return ""
-    victim = run.actions[written[-1]].thread
-    own = [place for place in before if run.actions[place].thread == one.thread]
-    unseen = bool(own) and own[-1] < written[-1]
-    later = (run.actions[place] for place in touching if place > number)
-    follows = next((other for other in later if other.thread == victim), None)
-    needed = follows is not None and follows.operation.verb == "read"
-    return victim if victim != one.thread and (unseen or needed) else ""
+    before, after = (
+        [(one.thread, one.operation.verb) for one in part if one.operation.text == operation.text]
+        for part in (run.actions[:number], run.actions[number + 1 :])
+    )
+    written = max((place for place, (_, verb) in enumerate(before) if verb == "write"), default=None)
+    if written is None or before[written][0] == thread:
+        return ""
+    victim = before[written][0]
+    own = [place for place, (who, _) in enumerate(before) if who == thread]
+    unseen = bool(own) and own[-1] < written
+    needed = next((verb for who, verb in after if who == victim), "") == "read"
+    return victim if unseen or needed else ""
 
 
 def _folded(actions: list[Action]) -> str:
@@ -149,7 +147,11 @@ def _seen(axes: Axes, row: float, text: str, colour: str, bold: bool = False) ->
     axes.text(palette.WIDTH - SEEN + 0.1, row, text, va="center", color=colour, fontweight=weight)
 
 
-def _heads(axes: Axes, threads: list[str], run: Run) -> None:
+def _heads(axes: Axes, threads: list[str], run: Run, rows: int) -> None:
+    """The names of the columns, and how time runs."""
+    axes.text(MARGIN / 2, -0.75, "time", color=palette.FAINT, ha="center", va="center")
+    arrow = {"arrowstyle": "->", "color": palette.FAINT}
+    axes.annotate("", (MARGIN / 2, rows - 0.6), (MARGIN / 2, -0.4), arrowprops=arrow)
     for column, name in enumerate(threads):
         colour = palette.USER_COLOURS[column]
         left = MARGIN + column * _column(len(threads))
@@ -157,12 +159,6 @@ def _heads(axes: Axes, threads: list[str], run: Run) -> None:
     if run.before:
         _seen(axes, -1.6, "what they share", palette.INK)
         _seen(axes, -0.75, f"{run.before}, at first", palette.FAINT)
-
-
-def _time(axes: Axes, rows: int) -> None:
-    axes.text(MARGIN / 2, -0.75, "time", color=palette.FAINT, ha="center", va="center")
-    arrow = {"arrowstyle": "->", "color": palette.FAINT}
-    axes.annotate("", (MARGIN / 2, rows - 0.6), (MARGIN / 2, -0.4), arrowprops=arrow)
 
 
 def _cell(axes: Axes, number: int, row: Row, column: int, columns: int) -> None:
@@ -198,10 +194,8 @@ def _words(run: Run, says: str) -> str:
     order = "; ".join(
         f"{one.thread} {one.operation}{f' ({one.seen})' if one.seen else ''}" for one in run.actions
     )
-    undone = " ".join(
-        f"{one.thread}'s {one.operation} undoes {victim}'s write."
-        for one, victim in ((one, _destroys(run, number)) for number, one in enumerate(run.actions))
-        if victim
+    undone = (
+        f" {row.thread}'s {row.text} undoes {row.destroys}'s write." for row in rows(run) if row.destroys
     )
     ended = f"{run.ending.value}{f': {run.why}' if run.why else ''}."
-    return f"{says} {run.schedule}: {order}. {ended} {undone}".rstrip()
+    return f"{says} {run.schedule}: {order}. {ended}{''.join(undone)}"
