@@ -3,7 +3,8 @@
     python tools/reading.py 02                 into reading-02/
     python tools/reading.py 02 some/folder
 
-Each folder holds what a reader sees: `text.md` or `code.py`, `output.txt`, and pictures as `picture-1.png`.
+Each folder holds what a reader sees: `text.md` or `code.py` (`code-collapsed.py` where the notebook folds it
+away), `output.txt`, and pictures as `picture-1.png`.
 Widgets are seen as readers without a kernel see them. Knows nothing about what is read, or by whom.
 """
 
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str]) -> int:
 def write(cell: Notebook, folder: Path) -> None:
     """One cell as files."""
     folder.mkdir(parents=True)
-    name = "code.py" if cell["cell_type"] == "code" else "text.md"
+    collapsed = cell["metadata"].get("jupyter", {}).get("source_hidden", False)
+    name = "text.md" if cell["cell_type"] == "markdown" else f"code{'-collapsed' * collapsed}.py"
     (folder / name).write_text(source(cell) + "\n", encoding="utf-8")
     outputs = cell.get("outputs", [])
     if texts := [text for output in outputs if (text := _text(output))]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,18 @@ def test_pages_show_pictures_instead_of_dead_widgets(notebooks: Path, tmp_path: 
     index = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert '<a href="01_first.html">A title &amp; more</a>' in index
     assert "do another thing" in index
+
+
+def test_a_link_to_a_lesson_leads_to_its_page_and_folded_sources_are_left_out(tmp_path: Path) -> None:
+    cells = copy.deepcopy(NOTEBOOK["cells"])
+    cells[0]["source"] += "\n\nNext: [the second](02_second.ipynb)"
+    code = next(cell for cell in cells if cell["cell_type"] == "code")
+    code["source"], code["metadata"] = "folded = 'away'", {"jupyter": {"source_hidden": True}}
+    path = tmp_path / "01_a.ipynb"
+    path.write_text(json.dumps({**NOTEBOOK, "cells": cells}), encoding="utf-8")
+    page = html.body(path)
+    assert 'href="02_second.html"' in page
+    assert "folded" not in page
 
 
 def test_no_page_of_the_course_fetches_anything(tmp_path: Path) -> None:

@@ -150,17 +150,42 @@ def test_a_real_pool_and_a_long_record() -> None:
 def test_the_comparison_states_threads_ratios_and_weights() -> None:
     drawing = sharing(results(), says="Only batches help.")
     shown = said(drawing)
-    assert f"one at a time\n1 at a time, with {CONFIGURATIONS[0].threads} torch thread" in shown
-    assert "pool of 2 full copies\n2 at once, each with 1 torch thread" in shown
-    for words in ("400 ms", "0.50 GB", "times\nthe first", "8 clients, 24 requests for each bar", "GIL on"):
+    assert f"1. one at a time\n1 at a time, with {CONFIGURATIONS[0].threads} torch thread" in shown
+    assert "6. pool of 2 full copies\n2 at once, each with 1 torch thread" in shown
+    for words in (
+        "400 ms",
+        "0.50 GB",
+        "compared\nwith bar 1",
+        "8 users, each asks again",
+        "24 requests a run",
+        "take turns (GIL)",
+    ):
         assert words in shown
-    assert {"1.00", "0.50", "0.33"} <= set(shown.splitlines())
+    assert {"×1.00", "×0.50", "×0.33"} <= set(shown.splitlines())
     assert "pool of 2 full copies, 2 at once, each with 1 torch thread: 4 requests" in drawing.words
+
+
+def test_bars_have_one_colour_for_each_kind() -> None:
+    bars = sharing(results(), says="").figure.axes[0].patches
+    colours = {one.way: bar.get_facecolor() for one, bar in zip(CONFIGURATIONS, bars, strict=True)}
+    by_kind = {colours[way] for way in colours if "threads" in way.value}
+    assert len(by_kind) == 1
+    assert len(set(colours.values())) == 4  # threads, pools, processes, batches
+
+
+def test_runs_of_one_way_make_one_bar_with_its_spread() -> None:
+    slow = [replace(one, seconds=one.seconds * 2) for one in results()]
+    drawing = sharing([*results(), *slow], says="")
+    assert len(drawing.figure.axes[0].patches) == len(results())
+    spreads = [line for line in drawing.figure.axes[0].lines if line.get_marker() == "|"]
+    assert [tuple(line.get_xdata()) for line in spreads][:2] == [(12.0, 24.0), (6.0, 12.0)]
+    assert "2 runs (line: slowest to fastest)" in said(drawing)
+    assert "18 requests per second (12 to 24)" in drawing.words
 
 
 def test_columns_stay_inside_the_figure() -> None:
     quick = [replace(one, latency_median=0.001234, weights_bytes=123_456) for one in results()]
-    drawing = sharing(quick, says="")
+    drawing = sharing([*quick, *(replace(one, seconds=one.seconds * 1.5) for one in quick)], says="")
     renderer = FigureCanvasAgg(drawing.figure).get_renderer()
     width = drawing.figure.bbox.width
     for one in texts(drawing):

@@ -1,5 +1,7 @@
 """Figures of hammered models and of memory: what they say, and that it can be read."""
 
+import itertools
+
 import matplotlib.text
 import pytest
 import torch
@@ -92,14 +94,42 @@ def test_of_many_calls_those_around_the_first_wrong_one_are_drawn() -> None:
     drawing = hammered(report([*ALL_EQUAL * 30, *EVERY]))
     assert any(f"{MOST_CALLS} of 372 calls" in one for one in texts(drawing))
     assert "!" in texts(drawing)
-    assert "3 raised" in drawing.words
+    assert "3 an error" in drawing.words
+    assert any("of all, 6 are different or an error" in one for one in texts(drawing))
+
+
+def test_what_a_block_is_and_how_many_are_drawn_of_each_kind() -> None:
+    for outcomes in (EVERY, [*ALL_EQUAL * 30, *EVERY]):
+        drawing = hammered(report(outcomes))
+        axes = drawing.figure.axes[0]
+        assert any("each block: one call" in one for one in texts(drawing))
+        legend = axes.get_legend()
+        assert legend is not None
+        counts = [int(one.get_text().split()[0]) for one in legend.get_texts()]
+        assert sum(counts) == len(axes.patches) == min(len(outcomes), MOST_CALLS)
+        canvas = FigureCanvasAgg(drawing.figure)
+        canvas.draw()  # lays the legend out
+        said = [axes._left_title, *legend.get_texts()]
+        boxes = [one.get_window_extent(canvas.get_renderer()) for one in said]
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_the_memory_figure_says_who_failed() -> None:
     drawing = memory_of_threads(memory((3, 1, 2), limit=10_000))
     assert "Of 3 requests at once one fails for want of memory" in drawing.words
     assert "The limit is 0.01 MB" in drawing.words
-    assert "2 of 3\nserved" in texts(drawing)
+    assert {"2 served", "1 failed"} <= set(texts(drawing))
     assert "twice the threads, twice the memory" in memory_of_threads(memory((1, 2))).words
     with pytest.raises(ValueError, match=r"parallel_memory\(\)"):
         memory_of_threads([])
+
+
+def test_only_what_the_failed_lacked_is_hatched() -> None:
+    reports = memory((1, 2, 3), limit=10_000)
+    bars = memory_of_threads(reports).figure.axes[0].patches
+    (hatched,) = [one for one in bars if one.get_hatch()]
+    last = reports[-1]
+    assert hatched.get_y() == pytest.approx(last.served * last.one_alone_bytes / 1e6)
+    assert hatched.get_y() + hatched.get_height() == pytest.approx(3 * last.one_alone_bytes / 1e6)
+    assert len([one for one in bars if not one.get_hatch()]) == 3
+    assert not any(one.get_hatch() for one in memory_of_threads(memory((1, 2))).figure.axes[0].patches)

@@ -4,156 +4,299 @@ import contextvars
 import threading
 
 import pytest
-import torch
-from torch import nn
 
-from servelab.lab.exercises import Verdict
-from servelab.lab.exercises.thread_safety import (
-    Smoother,
-    check_cured_by_eval,
-    check_own_model,
-    check_schedule,
-    check_three_ways,
-    ward_round,
-)
-from servelab.thread_safety import audit, specimens
+from servelab.lab.exercises import Verdict, exercise
+from servelab.lab.exercises.thread_safety import check_chat, check_not_to_be_shared, check_schedule
 
 
 @pytest.mark.parametrize(
     ("answer", "verdict", "said"),
     [
-        (None, Verdict.NOT_STARTED, "list of numbers"),
-        ([3, 4, 5], Verdict.PASSED, "training mode"),
-        ([5, 4, 3, 3], Verdict.PASSED, "training mode"),
-        ([3, 4], Verdict.NOT_YET, "finding 5 (norm.running_var) is gone, too"),
-        ([2, 3, 4, 5], Verdict.NOT_YET, "finding 2 (kept) is still there"),
-        (3, Verdict.NOT_YET, "finding 4 (norm.running_mean) is gone, too"),
-        ([9], Verdict.NOT_YET, "no finding 9"),
-        ([], Verdict.NOT_YET, "is gone, too"),
-        ("345", Verdict.NOT_YET, "write a list of numbers"),
-        ([3, "4"], Verdict.NOT_YET, "write a list of numbers"),
+        (None, Verdict.NOT_STARTED, "list of names"),
+        (["filled", "listed"], Verdict.PASSED, "A takes B's"),
+        (("listed", "filled", "listed"), Verdict.PASSED, "A takes B's"),
+        (["listed"], Verdict.NOT_YET, "filled must not be shared: A fills self.space"),
+        ("filled", Verdict.NOT_YET, "listed must not be shared"),
+        (["filled", "listed", "counted"], Verdict.NOT_YET, "counted may be shared"),
+        (["filled", "listed", "scaled"], Verdict.NOT_YET, "scaled may be shared: it reads self.scale"),
+        ([], Verdict.NOT_YET, "filled must not be shared"),
+        (["fill"], Verdict.NOT_YET, "no function fill"),
+        ([3], Verdict.NOT_YET, "no function 3"),
+        (3, Verdict.NOT_YET, "write a list of names"),
     ],
 )
-def test_reading_an_audit(answer, verdict: Verdict, said: str) -> None:
-    result = check_cured_by_eval(ward_round(), answer)
+def test_what_must_not_be_shared(answer, verdict: Verdict, said: str) -> None:
+    result = check_not_to_be_shared(answer)
     assert result.verdict is verdict
     assert said in result.seen
 
 
-class Local(Smoother):
-    def forward(self, x):
-        return self.linear(x).relu() + 0.5 * x
+check_here = exercise(check_chat.__wrapped__)  # the same check, without a process of its own for each
 
 
-class LocalVariable(Smoother):
-    def forward(self, x):
-        kept = x / 2
-        return kept + torch.relu(self.linear(x))
+class Made:
+    def __init__(self, next_token, length):
+        self.next_token, self.length = next_token, length
 
 
-class Locked(Smoother):
-    def __init__(self):
-        super().__init__()
+class Broken(Made):
+    def ask(self, prompt):
+        self.prompt, self.answer = prompt, []
+        for _ in range(self.length):
+            self.answer.append(self.next_token(self.prompt + self.answer))
+        return self.answer
+
+
+class WithLock(Broken):
+    def __init__(self, next_token, length):
+        super().__init__(next_token, length)
         self.lock = threading.Lock()
 
-    def forward(self, x):
-        with self.lock:
-            return super().forward(x)
 
-
-class AcquiredAndReleased(Smoother):
-    def __init__(self):
-        super().__init__()
-        self.gate = threading.RLock()
-
-    def forward(self, x):
-        self.gate.acquire()
-        try:
-            self.kept = x
-            return self.linear(x).relu() + 0.5 * self.kept
-        finally:
-            self.gate.release()
-
-
-class PerThread(Smoother):
-    def __init__(self):
-        super().__init__()
+class WithLocal(Broken):
+    def __init__(self, next_token, length):
+        super().__init__(next_token, length)
         self.here = threading.local()
 
-    def forward(self, x):
-        self.here.kept = x
-        return self.linear(x).relu() + 0.5 * self.here.kept
+
+class Local(Made):
+    def ask(self, prompt):
+        answer = []
+        for _ in range(self.length):
+            answer.append(self.next_token(prompt + answer))
+        return answer
 
 
-class PerContext(Smoother):
-    def __init__(self):
-        super().__init__()
-        self.of_call = contextvars.ContextVar("kept")
-
-    def forward(self, x):
-        self.of_call.set(x)
-        return self.linear(x).relu() + 0.5 * self.of_call.get()
+class OneList(Made):
+    def ask(self, prompt):
+        tokens = list(prompt)
+        while len(tokens) < len(prompt) + self.length:
+            tokens.append(self.next_token(tokens))
+        return tokens[len(prompt) :]
 
 
-class Unchanged(Smoother):
-    pass
+class ALockForEachStep(WithLock):
+    def ask(self, prompt):
+        answer = []
+        for _ in range(self.length):
+            with self.lock:
+                answer.append(self.next_token(prompt + answer))
+        return answer
 
 
-class ForgetsTheHalf(Smoother):
-    def forward(self, x):
-        return self.linear(x).relu() + x
-
-
-class LockTooShort(Locked):
-    def forward(self, x):
+class LockedAsAWhole(WithLock):
+    def ask(self, prompt):
         with self.lock:
-            self.kept = x
-        y = self.linear(x).relu()
-        return y + 0.5 * self.kept
+            return super().ask(prompt)
 
 
-class LockOfTheClass(Smoother):
-    lock = threading.Lock()
-
-    def forward(self, x):
-        with self.lock:
-            return super().forward(x)
-
-
-class ForgetsToReturn(Smoother):
-    def forward(self, x):
-        self.linear(x).relu() + 0.5 * x
+class AcquiredAndReleased(WithLock):
+    def ask(self, prompt):
+        self.lock.acquire()
+        try:
+            return super().ask(prompt)
+        finally:
+            self.lock.release()
 
 
-class Raises(Smoother):
-    def forward(self, x):
-        return self.linear(x).relu() + 0.5 * self.keep
+class PerThread(WithLocal):
+    def ask(self, prompt):
+        self.here.answer = []
+        for _ in range(self.length):
+            self.here.answer.append(self.next_token(prompt + self.here.answer))
+        return self.here.answer
+
+
+class PerContext(Made):
+    def __init__(self, next_token, length):
+        super().__init__(next_token, length)
+        self.of_request = contextvars.ContextVar("answer")
+
+    def ask(self, prompt):
+        self.of_request.set([])
+        for _ in range(self.length):
+            self.of_request.get().append(self.next_token(prompt + self.of_request.get()))
+        return self.of_request.get()
 
 
 @pytest.mark.parametrize(
-    "ways", [(Local, Locked, PerThread), (LocalVariable, AcquiredAndReleased, PerContext)]
-)
-def test_three_ways_of_any_shape_pass(ways) -> None:
-    assert check_three_ways(*ways).verdict is Verdict.PASSED
-
-
-@pytest.mark.parametrize(
-    ("ways", "said"),
+    ("chat", "said"),
     [
-        ((Unchanged, Locked, PerThread), "Unchanged is not safe yet"),
-        ((ForgetsTheHalf, Locked, PerThread), "add half of the input"),
-        ((Local, LockTooShort, PerThread), "LockTooShort is not safe yet"),
-        ((Local, Local, PerThread), "no lock is held"),
-        ((Local, Locked, Local), "keeps nothing per thread"),
-        ((Raises, Locked, PerThread), "self.keep"),
-        ((ForgetsToReturn, Locked, PerThread), "return the result"),
-        ((Local, LockOfTheClass, PerThread), "in `__init__`"),
+        (Local, "nobody waits"),
+        (OneList, "nobody waits"),
+        (ALockForEachStep, "nobody waits"),
+        (PerContext, "nobody waits"),
+        (LockedAsAWhole, "others wait for all of it"),
+        (AcquiredAndReleased, "others wait for all of it"),
+        (PerThread, "coroutines of one thread would share"),
     ],
 )
-def test_known_wrong_ways_fail_with_their_message(ways, said: str) -> None:
-    result = check_three_ways(*ways)
+def test_a_chat_that_is_never_mixed_passes_and_is_told_its_price(chat: type, said: str) -> None:
+    result = check_here(chat)
+    assert result.verdict is Verdict.PASSED
+    assert said in result.seen
+
+
+class Stub(Made):
+    def ask(self, prompt): ...
+
+
+def test_the_stub_is_not_started() -> None:
+    assert check_here(Stub).verdict is Verdict.NOT_STARTED
+
+
+class LockedInPieces(WithLock):
+    def ask(self, prompt):
+        with self.lock:
+            self.prompt, self.answer = prompt, []
+        for _ in range(self.length):
+            with self.lock:
+                self.answer.append(self.next_token(self.prompt + self.answer))
+        return self.answer
+
+
+class ALockForEachCall(Made):
+    def ask(self, prompt):
+        lock = threading.Lock()
+        with lock:
+            self.prompt, self.answer = prompt, []
+            for _ in range(self.length):
+                self.answer.append(self.next_token(self.prompt + self.answer))
+            return self.answer
+
+
+class ALocalThatNobodyUses(WithLocal):
+    def ask(self, prompt):
+        self.here.prompt = prompt
+        return super().ask(prompt)
+
+
+class OnlyThePromptIsLocal(Made):
+    def ask(self, prompt):
+        self.answer = []
+        for _ in range(self.length):
+            self.answer.append(self.next_token(prompt + self.answer))
+        return self.answer
+
+
+class CopiesTooLate(Made):
+    def ask(self, prompt):
+        self.prompt = prompt
+        mine, answer = self.prompt, []
+        for _ in range(self.length):
+            answer.append(self.next_token(mine + answer))
+        return answer
+
+
+class DefaultArgument(Made):
+    def ask(self, prompt, answer=[]):  # noqa: B006
+        for _ in range(self.length):
+            answer.append(self.next_token(prompt + answer))
+        return answer
+
+
+class DefaultArgumentEmptied(Made):
+    def ask(self, prompt, answer=[]):  # noqa: B006
+        answer.clear()
+        for _ in range(self.length):
+            answer.append(self.next_token(prompt + answer))
+        return list(answer)
+
+
+class AttributeOfTheClass(Made):
+    answer = []  # noqa: RUF012
+
+    def ask(self, prompt):
+        for _ in range(self.length):
+            self.answer.append(self.next_token(prompt + self.answer))
+        return self.answer
+
+
+class AttributeOfTheClassMadeAnew(Made):
+    def ask(self, prompt):
+        type(self).answer = []
+        for _ in range(self.length):
+            self.answer.append(self.next_token(prompt + self.answer))
+        return self.answer
+
+
+class LockOfTheClass(Made):
+    lock = threading.Lock()
+
+    def ask(self, prompt):
+        with self.lock:
+            return Local.ask(self, prompt)
+
+
+class TakenTwice(WithLock):
+    def ask(self, prompt):
+        with self.lock:
+            return self.answered(prompt)
+
+    def answered(self, prompt):
+        with self.lock:
+            return Local.ask(self, prompt)
+
+
+class EditsTheCallersList(Made):
+    def ask(self, prompt):
+        before = len(prompt)
+        for _ in range(self.length):
+            prompt.append(self.next_token(prompt))
+        return prompt[before:]
+
+
+class ForgetsToReturn(Made):
+    def ask(self, prompt):
+        Local.ask(self, prompt)
+
+
+class ForgetsItsAnswer(Made):
+    def ask(self, prompt):
+        return [self.next_token(prompt) for _ in range(self.length)]
+
+
+class Raises(Made):
+    def ask(self, prompt):
+        return [self.next(prompt)]
+
+
+@pytest.mark.parametrize(
+    ("chat", "said"),
+    [
+        (Broken, "A got B1 B2. ask() still keeps prompt and answer on self"),
+        (LockedInPieces, "A lock has to be held from the first write to the last read"),
+        (ALockForEachCall, "A lock that is made in ask() is another one for every call"),
+        (ALocalThatNobodyUses, "ask() still keeps prompt and answer on self"),
+        (OnlyThePromptIsLocal, "ask() still keeps answer on self"),
+        (CopiesTooLate, "ask() still keeps prompt on self"),
+        (DefaultArgument, "a default argument and an attribute of the class"),
+        (DefaultArgumentEmptied, "Both users write something that outlives the call"),
+        (AttributeOfTheClass, "a default argument and an attribute of the class"),
+        (AttributeOfTheClassMadeAnew, "Both users write something that outlives the call"),
+        (EditsTheCallersList, "It is the caller's"),
+        (ForgetsToReturn, "A alone got None"),
+        (ForgetsItsAnswer, "A alone got A1 A1 A1, and should get A1 A2 A3"),
+        (Raises, "no attribute 'next'"),
+        (Made, "no attribute 'ask'"),
+        (Local(None, 2), "without parentheses"),
+    ],
+)
+def test_known_wrong_chats_fail_with_their_sentence(chat: type, said: str) -> None:
+    result = check_here(chat)
     assert result.verdict is Verdict.NOT_YET
     assert said in result.seen
+
+
+def test_in_a_process_of_its_own_it_says_the_same() -> None:
+    assert check_chat(Local).seen == check_here(Local).seen
+    assert check_chat(Broken).seen == check_here(Broken).seen
+    assert "in `__init__`" in check_chat(LockOfTheClass).seen
+
+
+@pytest.mark.slow
+def test_a_lock_that_is_taken_twice_is_ended() -> None:
+    assert "still running after 5 s" in check_chat(TakenTwice).seen
 
 
 @pytest.mark.parametrize(
@@ -161,13 +304,14 @@ def test_known_wrong_ways_fail_with_their_message(ways, said: str) -> None:
     [
         ("", Verdict.NOT_STARTED, "between the quotation marks"),
         (None, Verdict.NOT_STARTED, "between the quotation marks"),
-        ("B1 A3 B2", Verdict.PASSED, "B writes last"),
-        ("A1 B1 A2 B2", Verdict.PASSED, "B writes last"),
-        ("A1 B3 A2", Verdict.NOT_YET, "the last to write is A"),
-        ("A3 B3", Verdict.NOT_YET, "value = 2"),
-        ("A4 B2", Verdict.NOT_YET, "sum to 3"),
-        ("A1 B3", Verdict.NOT_YET, "sum to 3"),
+        ("A1 B6 A2 B1 A6 B2", Verdict.PASSED, "648"),
+        ("B2 A6 B1 A2 B6 A1", Verdict.PASSED, "648"),
+        ("A9 B9", Verdict.NOT_YET, "the tally is 6 at the end"),
+        ("A1 B9 A8", Verdict.NOT_YET, "the tally is 3 at the end"),
+        ("A1 B3 A2", Verdict.NOT_YET, "sum to 9"),
+        ("A10 B8", Verdict.NOT_YET, "sum to 9"),
         ("first A, then B", Verdict.NOT_YET, "letters with numbers"),
+        (["A9", "B9"], Verdict.NOT_YET, "quotation marks"),
     ],
 )
 def test_writing_a_schedule(schedule, verdict: Verdict, said: str) -> None:
@@ -176,10 +320,21 @@ def test_writing_a_schedule(schedule, verdict: Verdict, said: str) -> None:
     assert said in result.seen
 
 
-def test_a_model_of_ones_own() -> None:
-    own = audit(nn.LSTM(2, 3).eval(), torch.zeros(4, 1, 2))
-    stash = specimens.named("stash")
-    assert check_own_model(None).verdict is Verdict.NOT_STARTED
-    assert check_own_model("safe").verdict is Verdict.NOT_YET
-    assert check_own_model(audit(stash.build(), stash.inputs(1)[0])).verdict is Verdict.NOT_YET
-    assert check_own_model(own).verdict is Verdict.PASSED
+def test_two_is_the_least_and_648_orders_end_there() -> None:
+    """Counted without threads: a state is how far both are, the tally, and what each has read."""
+    orders = {(0, 0, 0, 0, 0): 1}
+    for _ in range(18):
+        after: dict[tuple[int, ...], int] = {}
+        for (a, b, tally, mine, others), ways in orders.items():
+            for is_a, done, seen in ((True, a, mine), (False, b, others)):
+                if done == 9:
+                    continue
+                now = seen + 1 if done % 3 == 2 else tally
+                read = tally if done % 3 == 0 else seen
+                state = (a + is_a, b + (not is_a), now, *((read, others) if is_a else (mine, read)))
+                after[state] = after.get(state, 0) + ways
+        orders = after
+    ends = [sum(ways for state, ways in orders.items() if state[2] == tally) for tally in range(7)]
+    assert ends[:3] == [0, 0, 648]
+    assert ends[6] == 20
+    assert sum(ends) == 48_620

@@ -1,7 +1,10 @@
-"""What every lesson has: a true header, few guesses, whole exercises, a box, three sentences to keep."""
+"""What every lesson has: a true header, few guesses that nothing gives away, whole exercises, a box,
+a way on, and three sentences to keep."""
 
+import ast
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +83,114 @@ def test_code_cells_are_short(path: Path) -> None:
     for cell in read(path)["cells"]:
         lines = [line for line in "".join(cell["source"]).splitlines() if line.strip()]
         assert cell["cell_type"] != "code" or len(lines) <= 12
+
+
+# Guesses
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A guess of a lesson: what is right, as its saved result says, and what a reader sees before."""
+
+    question: str
+    choices: tuple[str, ...]
+    was: str
+    seen_before: tuple[str, ...]
+
+
+def asked(notebook: dict[str, Any]) -> list[Asked]:
+    """Every guess, with the visible sources from its question to its comparison, both included."""
+    cells, found = notebook["cells"], []
+    for place, cell in enumerate(cells):
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code" or "lab.predict(" not in source:
+            continue
+        name = re.search(r"(\w+) = lab\.predict\(", source)[1]
+        call = next(node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+        question, *choices = [ast.literal_eval(argument) for argument in call.args]
+        end = next(
+            number
+            for number, later in enumerate(cells)
+            if re.search(rf"lab\.compare\(\s*{name},", "".join(later["source"]))
+        )
+        result = "".join(said_by(cells[end]))
+        was = re.search(r"It was: (.*?)\. ", result)[1]
+        between = [text for one in cells[place + 1 : end + 1] if (text := visible(one))]
+        found.append(Asked(question, tuple(choices[0]) if choices else (), was, tuple(between)))
+    return found
+
+
+def said_by(cell: dict[str, Any]) -> list[str]:
+    return ["".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"]]
+
+
+def visible(cell: dict[str, Any]) -> str:
+    collapsed = cell["metadata"].get("jupyter", {}).get("source_hidden", False)
+    return "" if collapsed else "".join(cell["source"])
+
+
+def gives_away(text: str, guess: Asked) -> bool:
+    """Whether a text holds the number, or all the words by which the right choice differs from the others."""
+    if not guess.choices:
+        return re.search(rf"(?<![\d.]){re.escape(guess.was)}(?!\.?\d)", text) is not None
+    others = {word for choice in guess.choices if choice != guess.was for word in words(choice)}
+    telling = words(guess.was) - others - words(guess.question)
+    return bool(telling) and telling <= words(text)
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+@lessons
+def test_nothing_that_is_seen_between_a_guess_and_its_result_tells_the_answer(path: Path) -> None:
+    for guess in asked(read(path)):
+        for text in guess.seen_before:
+            assert not gives_away(text, guess), f"{guess.question} → {guess.was} stands in:\n{text}"
+
+
+@lessons
+def test_what_compares_a_guess_with_its_result_is_collapsed(path: Path) -> None:
+    """Its `because` and `instead` tell the answer in other words, which no test can look for."""
+    for cell in read(path)["cells"]:
+        assert cell["cell_type"] != "code" or "lab.compare(" not in visible(cell)
+
+
+def test_a_question_is_asked_once_in_the_course() -> None:
+    """It is the name under which a guess is kept."""
+    questions = [guess.question for path in LESSONS for guess in asked(read(path))]
+    assert len(set(questions)) == len(questions)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("user 2 is done first", True), ("DONE is user 2 now", True), ("when user 1 ends", False)],
+)
+def test_the_words_of_the_answer_are_looked_for(text: str, told: bool) -> None:
+    guess = Asked(
+        "When does user 3 enter?", ("when user 2 is done", "when both end"), "when user 2 is done", ()
+    )
+    assert gives_away(text, guess) is told
+
+
+@pytest.mark.parametrize(("text", "told"), [("n = 6", True), ("65 users", False), ("1.6 or 6.5", False)])
+def test_a_number_is_looked_for_as_it_stands(text: str, told: bool) -> None:
+    assert gives_away(text, Asked("How many?", (), "6", ())) is told
+
+
+# The way on
+
+
+@lessons
+def test_a_lesson_leads_on_to_a_pinned_function_of_another_system_and_to_the_next_lesson(path: Path) -> None:
+    text = prose(read(path))
+    now_open = text.split("## Now open")[1].split("\n## ")[0]
+    link = re.search(r"\(https://github\.com/[\w.-]+/[\w.-]+/blob/([\w.-]+)/", now_open)
+    assert link is not None
+    assert re.fullmatch(r"[0-9a-f]{40}|v\d+\.\d+\.\d+", link[1]), "a commit or a release, not a branch"
+    assert now_open.count("?") == 1
+    assert "](https://" in text.split("## On a GPU, and elsewhere")[1].split("\n## ")[0]
+    following = [other.name for other in LESSONS if other.name[:2] == f"{int(path.name[:2]) + 1:02d}"]
+    after = text.split("## To keep")[1]
+    assert "Next: " in after
+    assert all(f"]({name})" in after for name in following)

@@ -23,7 +23,6 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from servelab.lab.exercises.thread_safety import Ward, ward_round
 from servelab.thread_safety import AuditReport, Kind, Verdict, audit
 
 X = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
@@ -738,9 +737,24 @@ def test_time_stays_proportional_to_the_model(kind: type[nn.Module]) -> None:
     assert 0 < looks(20) < looks(40) < 2.5 * looks(20) + 200
 
 
+class Ward(nn.Module):
+    """Three faults in one: a BatchNorm, which training mode changes, a counter, and an input put aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.linear = nn.Linear(4, 4)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.kept = x
+        return self.linear(self.norm(x)).relu() + self.kept
+
+
 def test_cures_name_the_findings_they_are_for() -> None:
     """eval() alone does not cure what forward itself writes."""
-    report = ward_round()
+    report = audit(Ward().train(), torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
     assert "Cures: for 3, 4, 5, call model.eval() once" in report.sentence
     assert "for 1, 2, keep it in a local variable" in report.sentence
     one = audit(Ward().eval(), torch.ones(2, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import itertools
 import random
 import sys
 import threading
@@ -313,6 +314,57 @@ def test_a_lock_is_no_cure_for_a_draw_that_is_made_under_one() -> None:
     assert "give each request a torch.Generator of its own" in report.sentence
     assert "lock" not in report.sentence
     assert "pool" not in report.sentence
+
+
+class LeavesSomething(LockedDraw):
+    """Each call adds what the one before left, under a lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = torch.zeros(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with self.lock:
+            y, self.before = x + self.before, x
+        return y
+
+
+class LockedInPieces(LockedDraw):
+    """The write has a lock, and the read; but not both together."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with self.lock:
+            self.kept = x
+        y = x * 2
+        with self.lock:
+            return y + self.kept
+
+
+def test_cures_are_named_that_cure() -> None:
+    """What a call leaves to the next one, a pool hands on as well; and a lock is there already."""
+    left = audit(LeavesSomething().eval(), torch.ones(1, 3))
+    assert left.interference.in_turn_too
+    assert "Cure: keep it in a local variable, or pass it in and return it." in left.sentence
+    pieces = audit(LockedInPieces().eval(), torch.ones(1, 3))
+    assert pieces.verdict is Verdict.UNSAFE
+    assert all(one.guarded for one in pieces.problems)
+    assert "Cure: guard the whole call with one lock" in pieces.sentence
+
+
+def test_where_nothing_is_seen_to_change_no_lock_is_advised() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.numbers = itertools.count()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + next(self.numbers)
+
+    report = audit(Counts().eval(), torch.ones(1, 3))
+    assert report.verdict is Verdict.UNSAFE
+    assert report.problems == ()
+    assert "look for a cache, an iterator" in report.sentence
+    assert "lock" not in report.sentence
 
 
 def test_forced_meetings_find_what_is_lost_and_what_is_mixed() -> None:

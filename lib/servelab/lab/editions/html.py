@@ -7,6 +7,7 @@ is the picture saved beside it; only the player, which needs none, is put in who
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -31,12 +32,21 @@ and to solve the exercises, start them with `python start.py`.
 |---|---|---|---|"""
 
 
+LESSON_LINK = re.compile(r"\]\((\d\d_\w+)\.ipynb\)")
+
+
 class WithoutKernel(Preprocessor):
-    """Leaves of every result what can be seen without a kernel: nbconvert would take the dead widget."""
+    """Leaves of every cell what can be seen without a kernel: nbconvert would take dead widgets.
+
+    A link to a lesson leads to its page, and a source that the notebook folds away is left out.
+    """
 
     def preprocess_cell(self, cell: NotebookNode, resources: Any, index: int) -> tuple[NotebookNode, Any]:
         if cell.cell_type != "code":
+            cell.source = LESSON_LINK.sub(r"](\1.html)", cell.source)
             return cell, resources
+        folded = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        cell.metadata["transient"] = {"remove_source": folded}  # what nbconvert's templates ask for
         cell.outputs = merged_streams(cell.outputs)
         for output in cell.outputs:
             data = output.get("data", {})

@@ -1,182 +1,219 @@
-"""The exercises of the lesson on thread safety."""
+"""The exercises of the lesson on thread safety: what must not be shared, a chat to mend, a schedule."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import threading
-from collections.abc import Sequence
-from contextvars import ContextVar
-
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
-from servelab.thread_safety import AuditReport, CriticalSection, Verdict, audit, replay_schedule, specimens
+from servelab.thread_safety import CriticalSection, Run, explore, replay_schedule
+from servelab.thread_safety.explorer.interleaving import Action
+from servelab.thread_safety.explorer.scheduler import Stuck
 from servelab.thread_safety.explorer.schedules import PYTHON
 from servelab.thread_safety.specimens import Tally
+from servelab.values.copying import is_lock
 
-WIDTH = 4
+LENGTH = 2  # tokens of an answer: one would not show an answer that is mixed in itself
+ALONE = 3  # tokens of an answer where nobody else asks
+ORDERS = 400  # all with one forced switch at most, and many with two; a fraction of a second
+ADDS = 3  # by each thread, in the schedule to be written
 
-
-class Ward(nn.Module):
-    """Three faults in one model: a BatchNorm in training mode, a counter, and an input put aside on self."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(WIDTH)
-        self.linear = nn.Linear(WIDTH, WIDTH)
-        self.calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        self.kept = x
-        y: Tensor = self.linear(self.norm(x)).relu()
-        return y + self.kept
-
-
-def ward_round() -> AuditReport:
-    """The report that exercise 1 reads."""
-    return audit(Ward().train(), _rows(3))
-
-
-def _rows(count: int, seed: int = 0) -> Tensor:
-    return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed))
+# What makes each of the four functions fit to be shared or not. That it is so, the lesson's test explores.
+FOUR = {
+    "filled": "A fills self.space, B fills it again, and A adds what B put there. No attribute is assigned "
+    "here, and still something that all calls share is written.",
+    "listed": "`parts=[]` is made once, when the function is defined. A appends, B appends, and A takes B's.",
+    "counted": "it writes self.calls, and always under the same lock.",
+    "scaled": "it reads self.scale and writes nothing but a local variable.",
+}
+NOT_TO_BE_SHARED = {"filled", "listed"}
 
 
 @exercise
-def check_cured_by_eval(report: AuditReport, answer: Sequence[int] | int | None) -> str:
-    """Which of the numbered findings are gone once the model is in eval mode."""
+def check_not_to_be_shared(answer: Sequence[str] | None) -> str:
+    """Which of the four functions of the lesson must not be called from several threads."""
     if answer is None:
-        raise NotStarted("Write a list of numbers in place of None, as in [1, 4].")
-    if isinstance(answer, int):
-        answer = [answer]
-    if not isinstance(answer, list | tuple | set) or not all(isinstance(one, int) for one in answer):
-        raise NotYet(f"This is {answer!r}: write a list of numbers, as in [1, 4].")
-    left = {(one.path, one.name) for one in audit(Ward().eval(), _rows(3)).problems}
-    cured = [n for n, one in enumerate(report.problems, start=1) if (one.path, one.name) not in left]
-    wrong = sorted(set(answer) - set(range(1, len(report.problems) + 1)))
-    if wrong:
-        raise NotYet(f"There is no finding {wrong[0]}: they are numbered from 1 to {len(report.problems)}.")
-    for number in sorted(set(answer) ^ set(cured)):
-        finding = report.problems[number - 1]
-        still = "is still there" if number in answer else "is gone, too"
-        where = ".".join(part for part in (finding.path, finding.name) if part)
-        raise NotYet(f"After eval(), finding {number} ({where}) {still}.")
-    return "eval() cures what training mode does. What forward itself writes, it goes on writing."
+        raise NotStarted('Write a list of names in place of None, as in ["scaled"].')
+    if not isinstance(answer, str | list | tuple | set):
+        raise NotYet(f'This is {answer!r}: write a list of names, as in ["scaled"].')
+    named = {answer} if isinstance(answer, str) else set(answer)
+    if unknown := sorted(map(str, named - set(FOUR))):
+        raise NotYet(f"There is no function {unknown[0]}: they are called {', '.join(FOUR)}.")
+    for name in (one for one in FOUR if one in named ^ NOT_TO_BE_SHARED):
+        may = "must not be shared" if name in NOT_TO_BE_SHARED else "may be shared"
+        raise NotYet(f"{name} {may}: {FOUR[name]}")
+    return f"filled: {FOUR['filled']} listed: {FOUR['listed']}"
 
 
-class Smoother(nn.Module):
-    """What exercise 2 makes safe in three ways: it puts its input aside on self."""
+def stand_in(tokens: list[str]) -> str:
+    """In place of a network: the text of user A goes on with A1, A2, A3, that of user B with B1, B2, B3."""
+    return f"{tokens[0]}{len(tokens)}"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(WIDTH, WIDTH)
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.kept = x
-        y: Tensor = self.linear(x).relu()
-        return y + 0.5 * self.kept
+def asking(chat: Callable[..., Any], next_token: Callable[[list[str]], str] = stand_in) -> CriticalSection:
+    """Users A and B, who ask one chat at the same moment; each must get the answer that is theirs.
+
+    chat: its class, made with a network and the length of an answer. Shown of it: prompt → answer on self.
+    """
+
+    def each_gets_their_own(_: Any, answers: list[Any]) -> None:
+        for user, answer in zip("AB", answers, strict=True):
+            assert answer == _answer(user, LENGTH), f"{user} got {_shown(answer)}"
+
+    def kept(one: Any) -> str:
+        prompt, answer = getattr(one, "prompt", None), getattr(one, "answer", None)
+        return "nothing" if prompt is None else f"{_shown(prompt)} → {_shown(answer) if answer else '…'}"
+
+    tasks = [lambda one, user=user: one.ask([user]) for user in "AB"]
+    return CriticalSection(lambda: chat(next_token, LENGTH), tasks, each_gets_their_own, kept)
+
+
+def _answer(user: str, length: int) -> list[str]:
+    return [f"{user}{place}" for place in range(1, length + 1)]
+
+
+def _shown(answer: Any) -> str:
+    return (" ".join(map(str, answer)) or "nothing") if isinstance(answer, list) else repr(answer)
+
+
+def in_short(run: Run) -> Run:
+    """A replay without what neither changes something to be seen nor reads what another thread wrote."""
+    kept: list[Action] = []
+    before, wrote = run.before, dict[str, str]()
+    for one in run.actions:
+        verb, text = one.operation.verb, one.operation.text
+        if one.seen != before or (verb == "read" and wrote.get(text, one.thread) != one.thread):
+            kept.append(one)
+        if verb == "write":
+            wrote[text] = one.thread
+        before = one.seen
+    return dataclasses.replace(run, actions=tuple(kept))
 
 
 @exercise_alone
-def check_three_ways(local: type[Smoother], locked: type[Smoother], per_thread: type[Smoother]) -> str:
-    """Whether three subclasses compute what Smoother does, and may be shared."""
-    ways = (local, locked, per_thread)
-    if all(way.forward is Smoother.forward for way in ways):
-        raise NotStarted("None of the three classes has a forward of its own yet.")
-    models = [_with_the_same_weights(way) for way in ways]
-    for model in models:
-        _expect_the_same_answers(model)
-    reports = [audit(model, _rows(2), _rows(2, seed=1)) for model in models]
-    for model, report in zip(models, reports, strict=True):
-        if report.verdict not in (Verdict.SAFE, Verdict.GUARDED):
-            raise NotYet(f"{type(model).__name__} is not safe yet. The audit says: {report.sentence}")
-    if reports[1].verdict is not Verdict.GUARDED:
-        raise NotYet(f"{locked.__name__} is safe, but no lock is held while it writes: keep `self.kept`.")
-    if not any(isinstance(value, threading.local | ContextVar) for value in vars(models[2]).values()):
-        raise NotYet(f"{per_thread.__name__} keeps nothing per thread: put the input on a threading.local().")
-    return "Three ways and the same answers. The audit agrees: two are safe, and the locked one is guarded."
+def check_chat(chat: type[Any]) -> str:
+    """Whether two users of one chat never get each other's tokens; and what it costs the one who waits."""
+    if not isinstance(chat, type):
+        raise NotYet(f"This is {chat!r}: hand over the class itself, without parentheses.")
+    code = getattr(inspect.unwrap(chat.ask), "__code__", None)
+    if code is not None and not code.co_names:
+        raise NotStarted("ask() has no lines of its own yet.")
+    _expect_right_answers_alone(chat)
+    try:
+        found = explore(asking(chat), most=ORDERS, progress=False)
+    except Stuck as stuck:
+        raise NotYet(str(stuck)) from stuck
+    if found.broken:
+        first = found.simplest
+        raise NotYet(
+            f"In {found.breaking} of {found.interleavings} orders users disturb each other. The simplest: "
+            f"{first.schedule}, {(first.why or first.ending.value).rstrip('.')}. "
+            + _what_is_shared(chat, code)
+        )
+    extent = "all there are" if found.complete else "those with the fewest forced switches"
+    return f"In {found.interleavings} orders, {extent}, each user got their own answer. {_cost(chat)}"
 
 
-def _with_the_same_weights(way: type[Smoother]) -> Smoother:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return way().eval()
+def _expect_right_answers_alone(chat: type[Any]) -> None:
+    """Three questions, one after the other; an answer may not change afterwards either."""
+    one, length, answers = chat(stand_in, ALONE), ALONE, list[Any]()
+    for user in "ABA":
+        prompt = [user]
+        answers.append(one.ask(prompt))
+        if prompt != [user]:
+            raise NotYet("ask() changes the list that it was given. It is the caller's: make a new one.")
+        if len(answers) == 1 and answers[0] != _answer(user, length):
+            raise NotYet(f"A alone got {_shown(answers[0])}, and should get {_shown(_answer(user, length))}.")
+    for user, answer in zip("ABA", answers, strict=True):
+        if answer != _answer(user, length):
+            raise NotYet(
+                f"A, B and A asked one after the other: {user} got {_shown(answer)}. Something outlives the "
+                "call: a default argument and an attribute of the class are made only once."
+            )
 
 
-def _expect_the_same_answers(model: Smoother) -> None:
-    original, x = _with_the_same_weights(Smoother), _rows(2)
-    if not isinstance(model(x), Tensor):
-        raise NotYet(f"forward of {type(model).__name__} returned {model(x)!r}: return the result.")
-    if not torch.allclose(model(x), original(x)):
-        raise NotYet(f"{type(model).__name__} computes something else than Smoother: add half of the input.")
+def _what_is_shared(chat: type[Any], code: Any) -> str:
+    """Where to look: what a call leaves on self, and what is there to guard it."""
+    one = chat(stand_in, LENGTH)
+    before = {name: repr(value) for name, value in vars(one).items()}
+    one.ask(["A"])
+    kept = [name for name, value in vars(one).items() if before.get(name) != repr(value)]
+    seen = "Both users write something that outlives the call."
+    if kept:
+        seen = f"ask() still keeps {' and '.join(kept)} on self, where both users write."
+    if code is not None and {"Lock", "RLock"} & set(code.co_names):
+        return f"{seen} A lock that is made in ask() is another one for every call."
+    if any(map(is_lock, vars(one).values())):
+        return f"{seen} A lock has to be held from the first write to the last read."
+    return seen
 
 
-def adding(kind: type[Tally], threads: int = 2) -> CriticalSection:
-    """Threads that each add 1 to one tally, which must then have counted them all."""
+def _cost(chat: type[Any]) -> str:
+    """Whether the other user waits for a whole answer, and where this stops being true."""
+    calls: list[str] = []  # whose tokens were computed, in order
+
+    def next_token(tokens: list[str]) -> str:
+        calls.append(tokens[0])
+        return stand_in(tokens)
+
+    section = asking(chat, next_token)
+
+    def one_after_the_other(*_: object) -> None:
+        assert calls in (sorted(calls), sorted(calls, reverse=True))
+
+    def build() -> Any:
+        calls.clear()
+        return section.build()
+
+    alternating = dataclasses.replace(section, build=build, check=one_after_the_other)
+    if not explore(alternating, most=ORDERS, progress=False).broken:
+        return (
+            "But it costs something: in each of them one user's whole answer was computed before the other's "
+            "first token, so others wait for all of it. With local variables nobody waits."
+        )
+    if any(isinstance(one, threading.local) for one in vars(chat(stand_in, LENGTH)).values()):
+        return (
+            "This holds while a request has its thread to itself: coroutines of one thread would share what "
+            "is kept there. Local variables, or a contextvars.ContextVar, hold for both."
+        )
+    return "And nobody waits: the tokens of both were computed in turn."
+
+
+def adding(kind: type[Tally], threads: int = 2, times: int = 1) -> CriticalSection:
+    """Threads that each add 1 to one tally, once or more; it must then have counted them all."""
 
     def all_counted(tally: Tally, results: list[object]) -> None:
-        assert tally.value == threads, f"the tally is {tally.value}, and {threads} were added"
+        added = threads * times
+        assert tally.value == added, f"the tally is {tally.value}, and {added} were added"
 
-    return CriticalSection(kind, [kind.add] * threads, all_counted, watch=lambda one: f"value = {one.value}")
+    def add(tally: Tally) -> None:
+        for _ in range(times):
+            kind.add(tally)
 
-
-def calling(specimen: specimens.Specimen) -> CriticalSection:
-    """Two threads that each call one layer with an input of their own; A must get what A gets alone.
-
-    Shown of the layer: whose input it keeps.
-    """
-    mine, yours = specimen.inputs(2)
-    alone = specimen.build()(*mine)
-
-    def a_gets_its_own_answer(layer: nn.Module, results: list[Tensor]) -> None:
-        assert torch.equal(results[0], alone), "A's answer contains B's input"
-
-    def whose(layer: nn.Module) -> str:
-        kept = getattr(layer, "kept", None)
-        return "kept: nothing" if kept is None else f"kept: {'A' if kept is mine[0] else 'B'}'s input"
-
-    return CriticalSection(
-        specimen.build,
-        [lambda layer: layer(*mine), lambda layer: layer(*yours)],
-        a_gets_its_own_answer,
-        whose,
-    )
+    return CriticalSection(kind, [add] * threads, all_counted, watch=lambda one: f"value = {one.value}")
 
 
 @exercise
 def check_schedule(schedule: str | None) -> str:
-    """A schedule under which an update is lost, and the last to write is B."""
+    """A schedule under which only two of six additions are counted: the fewest there can be."""
     if not schedule:
-        raise NotStarted('Write a schedule between the quotation marks, such as "A3 B3".')
+        raise NotStarted('Write a schedule between the quotation marks, such as "A9 B9".')
     if not isinstance(schedule, str):
-        raise NotYet(f'This is {schedule!r}: write the schedule between quotation marks, such as "A3 B3".')
+        raise NotYet(f'This is {schedule!r}: write the schedule between quotation marks, such as "A9 B9".')
     try:
-        run = replay_schedule(adding(Tally), f"{PYTHON}:{schedule.removeprefix(f'{PYTHON}:')}")
+        six_adds = adding(Tally, times=ADDS)
+        run = replay_schedule(six_adds, f"{PYTHON}:{schedule.removeprefix(f'{PYTHON}:')}")
     except ValueError as misfit:
         raise NotYet(
-            f"{schedule!r} is no order of these operations: write letters with numbers, as in A1 B3 A2. Each "
-            "thread does three operations, so the numbers after A sum to 3, and those after B too."
+            f"{schedule!r} is no order of these operations: write letters with numbers, as in A1 B9 A8. Each "
+            "thread does nine operations, so the numbers after A sum to 9, and those after B too."
         ) from misfit
-    if not run.broken:
-        raise NotYet(f"Under {schedule} nothing is lost: {run.actions[-1].seen} at the end.")
-    writers = [action.thread for action in run.actions if action.operation.verb == "write"]
-    if writers[-1] != "B":
-        raise NotYet(
-            f"An update is lost under {schedule}, but the last to write is {writers[-1]}: make it B."
-        )
-    return f"B writes last, over A's update: {run.why}."
-
-
-@exercise
-def check_own_model(report: AuditReport | None) -> str:
-    """Whether the learner has pointed the audit at a model of their own."""
-    if report is None:
-        raise NotStarted("Put audit(your_model, an_example) in place of None.")
-    if not isinstance(report, AuditReport):
-        raise NotYet(f"This is {type(report).__name__}: keep what audit() returns.")
-    ours = {"Smoother", "Ward", *(type(one.build()).__name__ for one in specimens.ALL)} - {"Sequential"}
-    if report.model in ours:
-        raise NotYet(
-            f"{report.model} is one of this lesson's: take a model that you use, or write a small one."
-        )
-    return f"You audited {report.model}: {report.verdict.value}. {report.seen}"
+    counted = int(run.actions[-1].seen.removeprefix("value = "))
+    if counted > 2:
+        raise NotYet(f"Under {schedule} the tally is {counted} at the end: it can be less.")
+    return (
+        "Two of six: of the 48,620 orders of these operations, 648 end like this, and only 20 count all six."
+    )

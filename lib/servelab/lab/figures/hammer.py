@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, cut_to, lines_height, title
 from servelab.thread_safety.hammering import Call, HammerReport, Outcome, StateDifference
 
-MOST_CALLS = 80  # more would be too narrow to tell apart
+MOST_CALLS = 48  # more would be too narrow to tell apart
 BEFORE = 0.2  # of those, how many come before the first that is wrong
 ROW = 0.42  # inches
 
@@ -25,11 +26,12 @@ LOOKS = {
     Outcome.RAISED: (palette.INK, "", palette.PAPER),
 }
 NAMES = {
-    Outcome.EQUAL: "equal",
-    Outcome.WITHIN: "within rounding",
+    Outcome.EQUAL: "the same",
+    Outcome.WITHIN: "rounded differently",
     Outcome.DIFFERENT: "different",
-    Outcome.RAISED: "raised",
+    Outcome.RAISED: "an error",
 }
+BLOCK = "each block: one call, compared with what one thread alone gets"
 
 
 def hammered(report: HammerReport, *, says: str = "") -> Drawing:
@@ -40,9 +42,10 @@ def hammered(report: HammerReport, *, says: str = "") -> Drawing:
     says = says or _default_title(report)
     shown = _shown(report)
     with course_style():
-        height = 1.42 + ROW * report.threads + lines_height(says)
+        below = 0.78 if len(shown) == len(report.calls) else 0.98
+        height = 0.9 + below + ROW * report.threads + lines_height(says)
         figure = Figure(figsize=(palette.WIDTH, height), facecolor=palette.PAPER)
-        axes = figure.add_axes((0.11, 0.78 / height, 0.86, ROW * report.threads / height))
+        axes = figure.add_axes((0.11, below / height, 0.86, ROW * report.threads / height))
         began = min(call.began for call in shown)
         for call in shown:
             _cell(axes, call, began)
@@ -53,7 +56,7 @@ def hammered(report: HammerReport, *, says: str = "") -> Drawing:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(_evidence(report, shown))
-        _legend(axes, report)
+        _legend(axes, shown)
         if report.changed_state:
             left = cut_to(_left_behind(report.changed_state[0]), 0.86 * palette.WIDTH)
             figure.text(0.11, 0.1 / height, left, va="bottom")
@@ -79,18 +82,20 @@ def _cell(axes: Axes, call: Call, began: float) -> None:
         axes.text(start + length / 2, call.thread, "!", color="white", ha="center", va="center", clip_on=True)
 
 
-def _legend(axes: Axes, report: HammerReport) -> None:
-    present = [outcome for outcome in Outcome if report.count(outcome)]
+def _legend(axes: Axes, shown: Sequence[Call]) -> None:
+    """Of the calls that are drawn, so that they can be counted."""
+    drawn = Counter(call.outcome for call in shown)
     patches = [
         Patch(
             facecolor=LOOKS[one][0],
             hatch=LOOKS[one][1],
             edgecolor=LOOKS[one][2],
             linewidth=0,
-            label=f"{report.count(one):,} {NAMES[one]}",
+            label=f"{drawn[one]} {NAMES[one]}",
         )
-        for one in present
+        for one in sorted(drawn, key=[*Outcome].index)
     ]
+    axes.set_title(BLOCK, pad=25)
     axes.legend(
         handles=patches,
         loc="lower left",
@@ -104,9 +109,11 @@ def _legend(axes: Axes, report: HammerReport) -> None:
 
 
 def _evidence(report: HammerReport, shown: Sequence[Call]) -> str:
-    total = len(report.calls)
-    window = "" if len(shown) == total else f"{len(shown)} of {total:,} calls are drawn   ·   "
-    return f"milliseconds   ·   {window}{report.torch_threads} torch thread in each   ·   measured"
+    total, wrong = len(report.calls), report.different + report.raised
+    what = f"milliseconds   ·   {report.torch_threads} torch thread in each   ·   measured"
+    if len(shown) == total:
+        return what
+    return f"{what}\n{len(shown)} of {total:,} calls are drawn; of all, {wrong:,} are different or an error"
 
 
 def _left_behind(state: StateDifference) -> str:

@@ -58,14 +58,18 @@ def lines(
         _ticks(axes, across, inches[0])
         _names(axes, across[-1], ends, inches)
         if both:
-            _separation(axes, (across[split - 1] + across[split]) / 2, inches)
-        pad = 6 + 17 * both
-        axes.set_title(values_name, loc="left", fontsize=palette.LETTERS, color=palette.INK, pad=pad)
+            _separation(axes, (across[split - 1] + across[split]) / 2)
+        axes.set_title(values_name, pad=6 + 17 * both)
         axes.set_xlabel(f"{across_name}\n{evidence}")
         title(figure, axes, says)
     if split < len(across):
         evidence += f", calculated from {calculated_from:g} on"
-    return Drawing(figure, _words(across, {**values, **floors}, across_name, values_name, evidence, says))
+    ends_in_words = (
+        f"{name}: from {heights[0]:.3g} at {across[0]:g} to {heights[-1]:.3g} at {across[-1]:g}"
+        for name, heights in (*values.items(), *floors.items())
+    )
+    words = f"{values_name} by {across_name} ({evidence}). {says} {'; '.join(ends_in_words)}."
+    return Drawing(figure, words)
 
 
 def _ticks(axes: Axes, across: Sequence[float], inches: float) -> None:
@@ -103,38 +107,9 @@ def _names(
         axes.text(x, place * inch, f" {name}", va="center", color=colour)
 
 
-def _separation(axes: Axes, x: float, inches: tuple[float, float]) -> None:
+def _separation(axes: Axes, x: float) -> None:
     """Between what was measured and what is calculated, both said above the lines."""
-    axes.plot(
-        [x, x],
-        [0, 1.09],
-        color=palette.FAINT,
-        linewidth=0.8,
-        clip_on=False,
-        transform=axes.get_xaxis_transform(),
-    )
-    away = 0.08 * axes.get_xlim()[1] / inches[0]
-    for side, words in ((-away, "measured"), (away, "calculated (dashed)")):
-        axes.text(
-            x + side,
-            1.03,
-            words,
-            ha="right" if side < 0 else "left",
-            color=palette.FAINT,
-            transform=axes.get_xaxis_transform(),
-        )
-
-
-def _words(
-    across: Sequence[float],
-    values: Mapping[str, Sequence[float]],
-    across_name: str,
-    values_name: str,
-    evidence: str,
-    says: str,
-) -> str:
-    ends = [
-        f"{name}: from {heights[0]:.3g} at {across[0]:g} to {heights[-1]:.3g} at {across[-1]:g}"
-        for name, heights in values.items()
-    ]
-    return f"{values_name} by {across_name} ({evidence}). {says} {'; '.join(ends)}."
+    top = axes.get_ylim()[1]
+    axes.axvline(x, 0, 1.09, color=palette.FAINT, linewidth=0.8, clip_on=False)
+    axes.text(x, top * 1.03, "measured  ", ha="right", color=palette.FAINT)
+    axes.text(x, top * 1.03, "  calculated (dashed)", color=palette.FAINT)

@@ -52,9 +52,9 @@ def load_panels(
         panels[0].fill_between(times, waiting, step="post", color=palette.WAITING, alpha=0.6, linewidth=0)
         _name(panels[0], "requests waiting")
         _dots(panels[1], arrived, ttfts, "time to first token, seconds")
-        _say(panels[1], "each dot: one user, placed at their arrival")
+        panels[1].set_title("each dot: one user, placed at their arrival", loc="right", color=palette.FAINT)
         _dots(panels[2], talked, gaps, "gap between tokens, seconds (19 of 20 are shorter)")
-        _say(panels[2], "dashed: reading pace")
+        panels[2].set_title("dashed: reading pace", loc="right", color=palette.FAINT)
         for panel, most in zip_longest(panels, tops or ()):
             panel.set_ylim(0, most)
             panel.axvspan(last, max(end, last), facecolor="#EDEDED", zorder=0)
@@ -70,10 +70,6 @@ def load_panels(
     return Drawing(figure, _words(trace, f"{says} {against}", lengths, ttfts, gaps))
 
 
-def _say(axes: Axes, words: str) -> None:
-    axes.set_title(words, loc="right", fontsize=palette.LETTERS, color=palette.FAINT, pad=4)
-
-
 def _against_capacity(axes: Axes, rate: float, capacity: float, limit: int) -> str:
     """What part of the machine is asked for; where it is more than all, how the queue goes on growing."""
     words = f"arrivals {rate:.2g} a second   ·   the machine answers {capacity:.2g}\n"
@@ -86,7 +82,7 @@ def _against_capacity(axes: Axes, rate: float, capacity: float, limit: int) -> s
         if full < end:
             words += " (dashed)"
             axes.plot([full, end], [0, growth * (end - full)], "--", color=palette.INK, linewidth=1.2)
-    _say(axes, words)
+    axes.set_title(words, loc="right", color=palette.FAINT)
     return words.replace("   ·   ", ", ").replace("\n", ", ") + ". "
 
 
@@ -100,7 +96,7 @@ def _reading_pace(axes: Axes) -> None:
 
 
 def _name(axes: Axes, name: str) -> None:
-    axes.set_title(name, loc="left", fontsize=palette.LETTERS, color=palette.INK, pad=4)
+    axes.set_title(name)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
 
 

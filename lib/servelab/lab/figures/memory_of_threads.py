@@ -21,7 +21,7 @@ MEGABYTE = 10**6
 def memory_of_threads(
     reports: Sequence[MemoryReport], *, limit_bytes: int | None = None, says: str = ""
 ) -> Drawing:
-    """A bar for each report: the peak of all its threads together; hatched where requests failed.
+    """A bar for each report: the peak of all its threads together, and on it what failed requests lacked.
 
     The dotted line is what all of them need at their widest moment. limit_bytes: that of the reports, if
     left out.
@@ -32,10 +32,10 @@ def memory_of_threads(
     limit = limit_bytes or next((one.limit_bytes for one in reports if one.limit_bytes), None)
     says = says or _default_title(reports, limit)
     with course_style():
-        height = 3.7 + lines_height(says)
+        height, below = 3.9 + lines_height(says), 0.96
         figure = Figure(figsize=(palette.WIDTH, height), facecolor=palette.PAPER)
         top = 1 - (0.6 + lines_height(says)) / height
-        axes = figure.add_axes((0.09, 0.76 / height, 0.88, top - 0.76 / height))
+        axes = figure.add_axes((0.09, below / height, 0.88, top - below / height))
         _needed(axes, reports)
         for report in reports:
             _bar(axes, report)
@@ -45,7 +45,7 @@ def memory_of_threads(
         axes.set_ylim(0, 1.18 * max(_most(reports), limit or 0) / MEGABYTE)
         axes.set_xticks([report.threads for report in reports])
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.set_title("activations at the peak, MB", loc="left", fontsize=palette.LETTERS, pad=6)
+        axes.set_title("activations at the peak, MB", pad=6)
         axes.set_xlabel(f"requests at once, each in its thread\n{_evidence(reports)}")
         title(figure, axes, says)
     return Drawing(figure, _words(reports, limit, says))
@@ -73,25 +73,22 @@ def _needed(axes: Axes, reports: Sequence[MemoryReport]) -> None:
 
 
 def _bar(axes: Axes, report: MemoryReport) -> None:
-    peak, failed = report.peak_bytes / MEGABYTE, report.failed > 0
-    axes.bar(
-        report.threads,
-        peak,
-        width=0.66,
-        color="#F2B8A0" if failed else palette.USER_COLOURS[0],
-        hatch="////" if failed else "",
-        edgecolor=palette.REFUSED if failed else palette.PAPER,
-        linewidth=0,
-    )
-    if failed:
+    """Filled: what those who were served held. Hatched, on top: what the failed would have needed."""
+    one, place = report.one_alone_bytes / MEGABYTE, report.threads
+    held, needed = report.peak_bytes / MEGABYTE, place * one
+    if report.failed:  # a failed request may have held a part of its own before it failed
+        held = min(held, report.served * one)
+        colour, pale = palette.REFUSED, "#FBE3DA"
+        lacked = needed - held
+        axes.bar(place, lacked, 0.66, held, facecolor=pale, edgecolor=colour, hatch="////", linewidth=0)
+        paper = {"facecolor": palette.PAPER, "edgecolor": "none", "pad": 1.5}
+        middle = (held + needed) / 2
         axes.text(
-            report.threads,
-            peak / 2,
-            f"{report.served} of {report.threads}\nserved",
-            ha="center",
-            va="center",
-            bbox={"facecolor": palette.PAPER, "edgecolor": "none", "pad": 1.5},
+            place, middle, f"{report.failed} failed", ha="center", va="center", color=colour, bbox=paper
         )
+        if report.served:
+            axes.text(place, held / 2, f"{report.served} served", ha="center", va="center", color="white")
+    axes.bar(place, held, 0.66, color=palette.USER_COLOURS[0])
 
 
 def _limit(axes: Axes, limit: int) -> None:
@@ -108,9 +105,10 @@ def _limit(axes: Axes, limit: int) -> None:
 def _evidence(reports: Sequence[MemoryReport]) -> str:
     luck = "" if all(report.together for report in reports) else "   ·   when they meet is luck"
     alone = max(report.one_alone_bytes for report in reports)
-    return (
-        f"one alone: {alone / MEGABYTE:.3g} MB{luck}   ·   measured: every tensor that an operator returned"
-    )
+    lacked = any(report.failed for report in reports)
+    hatched = "hatched: what the failed would have needed\n" if lacked else ""
+    measured = "measured: every tensor that an operator returned"
+    return f"{hatched}one alone: {alone / MEGABYTE:.3g} MB{luck}   ·   {measured}"
 
 
 def _default_title(reports: Sequence[MemoryReport], limit: int | None) -> str:

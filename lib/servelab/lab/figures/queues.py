@@ -109,12 +109,12 @@ def _limit(axes: Axes, limit: int) -> None:
 
 
 def _name_panel(axes: Axes, name: str, limit: int, limit_name: str, top: int) -> None:
-    axes.set_title(name, loc="left", fontsize=palette.LETTERS, color=palette.INK, pad=4)
+    axes.set_title(name)
     axes.set_ylim(0, top * 1.15)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
     _limit(axes, limit)
     where = limit_name if limit <= top else f"{limit_name}, above the picture"
-    axes.set_title(where, loc="right", fontsize=palette.LETTERS, color=palette.FAINT, pad=4)
+    axes.set_title(where, loc="right", color=palette.FAINT)
 
 
 def _ends(lives: Sequence[Lifecycle]) -> dict[str, list[float]]:

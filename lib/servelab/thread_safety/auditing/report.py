@@ -17,6 +17,8 @@ from types import CodeType
 MOST_CURES, MOST_NUMBERS = 3, 6  # in the sentence; the findings below it have all of them
 WIDTH = 98  # characters of a line that a notebook shows without breaking it
 _STATE = "keep it in a local variable, guard it with a lock, or lend out instances from a pool"
+_LEFT = "keep it in a local variable, or pass it in and return it"  # the next one finds it, in a pool too
+_IN_PIECES = "guard the whole call with one lock, or lend out instances from a pool"
 
 
 class Kind(Enum):
@@ -153,9 +155,7 @@ def _wrapped(text: str) -> str:
 def judge(model: str, problems: Findings, notes: Findings, met: Interference) -> AuditReport:
     """The verdict that follows from what was found."""
     open_ones = [one for one in problems if not one.guarded]
-    cures = _cures(
-        problems, problems if met.in_turn_too else open_ones
-    )  # in turn, no lock makes a difference
+    cures = _cures(problems, open_ones, met.in_turn_too)
     verdict = Verdict.UNSAFE
     if met.in_turn_too:
         sentence = f"a second call of this {model} gives something else after a first one than alone. {cures}"
@@ -181,14 +181,20 @@ def judge(model: str, problems: Findings, notes: Findings, met: Interference) ->
     return AuditReport(model, verdict, sentence, tuple(problems), tuple(notes), met)
 
 
-def _cures(problems: Findings, to_cure: Findings) -> str:
-    """The cures, each once, the most frequent first, and where there are several, of which findings."""
+def _cures(problems: Findings, open_ones: Findings, in_turn_too: bool) -> str:
+    """The cures, each once, the most frequent first, and where there are several, of which findings.
+
+    What one call leaves to the next, no lock and no pool cures; where each part has a lock already, one
+    lock around all of them does.
+    """
+    to_cure = problems if in_turn_too else open_ones or problems
+    state = _LEFT if in_turn_too else _STATE if open_ones else _IN_PIECES
     numbers: dict[str, list[int]] = {}
     for number, one in enumerate(problems, start=1):
         if one in to_cure:
-            numbers.setdefault(one.cure, []).append(number)
+            numbers.setdefault(state if one.cure == _STATE else one.cure, []).append(number)
     if not numbers:
-        return "Lend out instances from a pool, or guard the whole call with a lock."
+        return "What changes was not seen: look for a cache, an iterator or a setting that a call leaves."
     if len(numbers) == 1:
         return f"Cure: {next(iter(numbers))}."
     by_frequency = sorted(numbers.items(), key=lambda item: -len(item[1]))

@@ -33,6 +33,7 @@ _VERBS = {
     "COMPARE": "compare", "CONTAINS": "look in", "FOR": "next of", "GET": "iterate", "TO": "test",
     "POP": "test", "JUMP": "test", "BEFORE": "enter", "WITH": "leave", "UNPACK": "unpack",
 }  # fmt: skip
+_BESIDE = ("CACHE", "PRECALL", "EXTENDED_ARG")  # belong to the instruction beside them
 _ANSWERS = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "UNARY_NOT", "TO_BOOL")  # leave a bool of the thread's own
 _TESTS = ("POP_JUMP", "JUMP_IF", "UNARY_NOT")  # ask whether something is true: a container may be shared
 
@@ -58,11 +59,7 @@ def operations(code: CodeType, names: Mapping[str, Any], with_return: bool = Fal
     found: dict[int, Operation] = {}
     before: list[dis.Instruction] = []
     for instruction in dis.get_instructions(code):
-        if instruction.opname in (
-            "CACHE",
-            "PRECALL",
-            "EXTENDED_ARG",
-        ):  # belong to the instruction beside them
+        if instruction.opname in _BESIDE:
             continue
         is_return = with_return and instruction.opname.startswith("RETURN")
         if is_return or not _is_private(instruction, before, names):
