@@ -1,8 +1,10 @@
 """The exercises of the lesson on the model pool: say how many instances fit, and write a pool.
 
-`Pool(models)` lends the given models; `with pool.borrow() as model` waits for one. The checks look only at
-who got which model, so any way of waiting will do. Races are not left to luck alone: under stress, threads
-often pause between two lines of the learner's code.
+`Pool(make, size)` lends models that `make()` made; `with pool.borrow() as model` waits for one. After an
+error in the body the model is not lent again, and its place gets a new one, as in servelab.pool. The checks
+look only at who got which model, and at how many were made; so any way of waiting will do, and a new model
+may be made at once or by its next borrower. Races are not left to luck alone: under stress, threads often
+pause between two lines of the learner's code.
 """
 
 from __future__ import annotations
@@ -60,14 +62,16 @@ class Lends(Protocol):
 
 
 class PretendedModel:
-    """Notices, without a lock, when two use it at once."""
+    """Notices, without a lock, when two use it at once. spoilt: an error was raised while it was lent."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.user = ""
         self.overlap = ""
+        self.spoilt = self.lent_spoilt = False
 
     def use(self, user: str, pause: float) -> None:
+        self.lent_spoilt |= self.spoilt
         self._look(self.user and f"{self.user} and {user}")
         self.user = user
         time.sleep(pause)  # lets other threads run, in a forward pass as in a sleep
@@ -81,6 +85,34 @@ class PretendedModel:
 
 class OnPurpose(Exception):
     """What the checks raise in the body of a `with`."""
+
+
+class Interrupted(BaseException):
+    """The same, as Ctrl-C and a cancelled coroutine do: errors that are no Exception."""
+
+
+class NotMade(Exception):
+    """What a `make()` that fails raises."""
+
+
+class Make:
+    """The `make()` that a pool is given. fails: how many of the next calls raise NotMade."""
+
+    def __init__(self) -> None:
+        self.made: list[PretendedModel] = []
+        self.fails = 0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> PretendedModel:
+        with self._lock:
+            if self.fails:
+                self.fails -= 1
+                raise NotMade("make() failed this time")
+            self.made.append(PretendedModel(f"model {len(self.made) + 1}"))
+            return self.made[-1]
+
+
+PoolClass = Callable[[Callable[[], Any], int], Lends]
 
 
 class Borrower:
@@ -121,58 +153,53 @@ class Borrower:
 
 
 @exercise_alone
-def check_pool(pool_class: Callable[[list[Any]], Lends]) -> str:
-    """Whether a pool never lends a model twice at once, keeps users waiting only as long as it must, and
-    loses no model."""
+def check_pool(pool_class: PoolClass) -> str:
+    """Whether a pool never lends a model twice at once, keeps users waiting only as long as it must, loses no
+    place, and lends no model again after an error."""
     _expect_a_context_manager(pool_class)
     _expect_all_lent(pool_class)
     _expect_to_wait(pool_class)
-    _expect_back_after_an_error(pool_class)
+    _expect_none_made_in_vain(pool_class)
+    for error in (OnPurpose, Interrupted):
+        _expect_a_new_one_after(error, pool_class)
+    _expect_the_place_when_making_fails(pool_class)
     _expect_no_idle_model_while_one_waits(pool_class)
-    _expect_to_stand_stress(pool_class)
+    made, errors = _expect_to_stand_stress(pool_class)
     return (
-        f"{THREADS * LOANS} loans by {THREADS} threads: no model was in two hands, none was lost, "
-        "and nobody waited while one was free."
+        f"{THREADS * LOANS} loans by {THREADS} threads, {errors} with an error, {made} models made: "
+        "no model was in two hands or lent again after an error, and no place was lost."
     )
 
 
-def _models(count: int) -> list[PretendedModel]:
-    return [PretendedModel(f"model {number}") for number in range(1, count + 1)]
-
-
-def _expect_a_context_manager(pool_class: Callable[[list[Any]], Lends]) -> None:
-    models = _models(1)
-    loan = _within(
-        lambda: pool_class(list(models)).borrow(), "borrow() does not return, though a model is free."
-    )
+def _expect_a_context_manager(pool_class: PoolClass) -> None:
+    make = Make()
+    loan = _within(lambda: pool_class(make, 1).borrow(), "borrow() does not return, though a model is free.")
     if not hasattr(loan, "__enter__"):
         raise NotYet(
             f"borrow() returned {_named(loan)}, which `with` cannot use: return a context manager, "
             "for example by @contextmanager above it and yield inside."
         )
     model = _within(loan.__enter__, "The first borrower waits for ever, though every model is free.")
-    if model not in models:
-        raise NotYet(f"borrow() gave {_named(model)}: give one of the models that the pool was made with.")
+    if model not in make.made:
+        raise NotYet(f"borrow() gave {_named(model)}: give a model that make() made.")
 
 
-def _expect_all_lent(pool_class: Callable[[list[Any]], Lends]) -> None:
+def _expect_all_lent(pool_class: PoolClass) -> None:
     """Two models, two borrowers, both at once."""
-    models = _models(2)
-    pool = pool_class(list(models))
+    pool = pool_class(Make(), 2)
     first, second = Borrower(pool), Borrower(pool)
     if not (first.has_one() and second.has_one()):
         raise NotYet("Of two models one is lent, and the second borrower waits: lend every model.")
-    if first.model is second.model is models[0]:
-        third = Borrower(pool)
-        if third.has_one(0.1) and third.model is models[0]:
-            raise NotStarted("It still gives everybody the first model, at the same time.")
     if first.model is second.model:
+        third = Borrower(pool)
+        if third.has_one(0.1) and third.model is first.model:
+            raise NotStarted("It still gives everybody the first model, at the same time.")
         raise NotYet(f"Two borrowers hold {first.model.name} at once, though the other model is free.")
 
 
-def _expect_to_wait(pool_class: Callable[[list[Any]], Lends]) -> None:
+def _expect_to_wait(pool_class: PoolClass) -> None:
     """Two models, four borrowers: two wait, and go on when the others have gone."""
-    pool = pool_class(list(_models(2)))
+    pool = pool_class(Make(), 2)
     holders = [Borrower(pool) for _ in range(2)]
     if not all(one.has_one() for one in holders):
         raise NotYet("Of two models one is lent, and the second borrower waits: lend every model.")
@@ -202,32 +229,95 @@ def _expect_to_wait(pool_class: Callable[[list[Any]], Lends]) -> None:
         one.go()
 
 
-def _expect_back_after_an_error(pool_class: Callable[[list[Any]], Lends]) -> None:
-    pool = pool_class(list(_models(1)))
+def _expect_none_made_in_vain(pool_class: PoolClass) -> None:
+    make = Make()
+    pool = pool_class(make, 2)
+    for _ in range(5):
+        borrower = Borrower(pool)
+        if not borrower.has_one():
+            raise NotYet("A model came back, and the next borrower waits for ever: put it back.")
+        borrower.go()
+    if len(make.made) > 2:
+        raise NotYet(
+            f"Five loans without an error, in a pool of 2, and make() was called {len(make.made)} times: "
+            "lend a model that came back again."
+        )
 
-    def fail() -> bool:
-        with pool.borrow():
-            raise OnPurpose
-        return False  # only when `with` swallowed it
+
+def _expect_a_new_one_after(error: type[BaseException], pool_class: PoolClass) -> None:
+    """An error in the body passes on, and its place, neither more nor less, gets a new model."""
+    pool = pool_class(Make(), 2)
+    if _outcome_of_a_loan(pool, error) is None:
+        raise NotYet("The error of the body disappeared: see to the model, and let the error pass on.")
+    after = [Borrower(pool) for _ in range(2)]
+    if not all(one.has_one() for one in after):
+        raise NotYet(
+            f"A borrower's work raised {error.__name__}, and its place is lost: of two models only one can "
+            "be lent. Give the place back in a `finally`, or in __exit__."
+        )
+    _expect_not_spoilt(after, error)
+    one_too_many = Borrower(pool)
+    if one_too_many.has_one(0.1):
+        raise NotYet("After an error in a pool of 2, three hold a model at once: give each place back once.")
+    for one in after:
+        one.go()
+
+
+def _expect_not_spoilt(borrowers: list[Borrower], error: type[BaseException]) -> None:
+    for one in borrowers:
+        if not isinstance(one.model, PretendedModel):
+            raise NotYet(f"After an error borrow() gave {_named(one.model)}: give a model that make() made.")
+        if one.model.spoilt:
+            kind = " (which is no Exception, as Ctrl-C is none)" if error is Interrupted else ""
+            raise NotYet(
+                f"A borrower's work raised {error.__name__}{kind}, and {one.model.name} is lent again as it "
+                "was left: let its place get a new one from make()."
+            )
+
+
+def _expect_the_place_when_making_fails(pool_class: PoolClass) -> None:
+    """make() fails once, for whoever it is called; after that the pool lends as many as before."""
+    make = Make()
+    pool = pool_class(make, 1)
+    passing_by = Borrower(pool)  # should models be made when they are asked for: one is there now
+    passing_by.has_one()
+    passing_by.go()
+    make.fails = 1
+    _outcome_of_a_loan(pool, OnPurpose)
+    for _ in range(2):
+        after = Borrower(pool)
+        try:
+            if not after.has_one():
+                raise NotYet(
+                    "After an error make() was called and failed, once, and the place is lost: "
+                    "give the place back without a model, and let its next borrower call make()."
+                )
+        except NotMade:
+            continue
+        _expect_not_spoilt([after], OnPurpose)
+        after.go()
+    if make.fails:
+        raise NotYet("A borrower's work raised an error, and nobody called make() for a new model.")
+
+
+def _outcome_of_a_loan(pool: Lends, error: type[BaseException]) -> BaseException | None:
+    """What comes out of a `with` whose body raises; None: nothing."""
+
+    def fail() -> None:
+        with pool.borrow() as model:
+            model.spoilt = True
+            raise error
 
     try:
         _within(fail, "A borrower whose work raises an error never comes out of `with`.")
-    except OnPurpose:
-        pass
-    else:
-        raise NotYet("The error of the body disappeared: give the model back, and let the error pass on.")
-    after = Borrower(pool)
-    if not after.has_one():
-        raise NotYet(
-            "A borrower's work raised an error, and its model never came back: "
-            "give it back in a `finally`, or in __exit__."
-        )
-    after.go()
+    except (OnPurpose, Interrupted, NotMade) as raised:
+        return raised
+    return None
 
 
-def _expect_no_idle_model_while_one_waits(pool_class: Callable[[list[Any]], Lends]) -> None:
+def _expect_no_idle_model_while_one_waits(pool_class: PoolClass) -> None:
     """One of two models is held; whoever comes meanwhile, one after the other, gets the second."""
-    pool = pool_class(list(_models(2)))
+    pool = pool_class(Make(), 2)
     holder = Borrower(pool)
     if not holder.has_one():
         raise NotYet("The first borrower waits for ever, though every model is free.")
@@ -242,9 +332,10 @@ def _expect_no_idle_model_while_one_waits(pool_class: Callable[[list[Any]], Lend
     holder.go()
 
 
-def _expect_to_stand_stress(pool_class: Callable[[list[Any]], Lends]) -> None:
-    models = _models(3)
-    pool = pool_class(list(models))
+def _expect_to_stand_stress(pool_class: PoolClass) -> tuple[int, int]:
+    """How many models were made, and how many loans ended in an error."""
+    make = Make()
+    pool = pool_class(make, 3)
     errors: list[Exception] = []
     threads = [
         threading.Thread(target=_borrow_often, args=(pool, number, errors), daemon=True)
@@ -262,12 +353,7 @@ def _expect_to_stand_stress(pool_class: Callable[[list[Any]], Lends]) -> None:
     finally:
         threading.settrace(traced)
         sys.setswitchinterval(before)
-    for model in models:
-        if model.overlap:
-            raise NotYet(
-                f"Under stress {model.overlap} held {model.name} at once: between looking for a free model "
-                "and taking it, another thread may do the same, so do both under one lock."
-            )
+    _expect_no_misuse(make.made)
     if errors:  # after that: giving back what two were lent often fails, too
         raise NotYet(
             f"Under stress your pool raised {type(errors[0]).__name__} ({errors[0]}): between looking for a "
@@ -279,7 +365,19 @@ def _expect_to_stand_stress(pool_class: Callable[[list[Any]], Lends]) -> None:
             f"Under stress the pool came to a stop within {THREADS * LOANS} loans: somebody waits for a "
             "model that is free, or for a lock that nobody opens."
         )
-    _expect_all_back(pool, models)
+    _expect_all_back(pool, 3)
+    return len(make.made), sum(model.spoilt for model in make.made)
+
+
+def _expect_no_misuse(models: list[PretendedModel]) -> None:
+    for model in models:
+        if model.overlap:
+            raise NotYet(
+                f"Under stress {model.overlap} held {model.name} at once: between looking for a free model "
+                "and taking it, another thread may do the same, so do both under one lock."
+            )
+        if model.lent_spoilt:
+            raise NotYet(f"Under stress {model.name} was lent again after an error: make a new one.")
 
 
 def _pausing_often(draw: Random) -> Callable[[FrameType, str, Any], Any]:
@@ -303,6 +401,7 @@ def _borrow_often(pool: Lends, number: int, errors: list[Exception]) -> None:
             with pool.borrow() as model:
                 model.use(f"user {number}", draw.choice((0.0, 0.0, 1e-4)))
                 if draw.random() < 0.2:
+                    model.spoilt = True
                     raise OnPurpose
         except OnPurpose:
             pass
@@ -311,11 +410,11 @@ def _borrow_often(pool: Lends, number: int, errors: list[Exception]) -> None:
             return
 
 
-def _expect_all_back(pool: Lends, models: list[PretendedModel]) -> None:
-    borrowers = [Borrower(pool) for _ in models]
-    if not all(one.has_one() for one in borrowers) or len({one.model for one in borrowers}) < len(models):
+def _expect_all_back(pool: Lends, size: int) -> None:
+    borrowers = [Borrower(pool) for _ in range(size)]
+    if not all(one.has_one() for one in borrowers) or len({one.model for one in borrowers}) < size:
         raise NotYet(
-            "After many loans fewer models can be lent than at the beginning: every end gives one back."
+            "After many loans fewer models can be lent than at the beginning: every end gives a place back."
         )
 
 
