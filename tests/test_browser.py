@@ -240,7 +240,19 @@ def test_a_prediction_is_answered_before_the_run_and_drawn_after_it(lab: Lab, pa
     wait_until_idle_again(page, lab)
     compared = place_of(lab, "lab.compare(", after=asked)
     expect(output_at(page, compared)).to_contain_text(re.compile("[Yy]ou expected"))
+    expect(cell_at(page, compared).locator(".jp-InputArea-editor")).to_be_hidden()  # it tells the answer
     assert errors(page) == []
+
+
+def test_the_first_guess_is_shown_when_its_cell_runs_again(lab: Lab, page: Any) -> None:
+    from playwright.sync_api import expect
+
+    asked = place_of(lab, "lab.predict(")
+    select(page, asked)
+    page.keyboard.press("ControlOrMeta+Enter")
+    choices = output_at(page, asked).locator("input[type=radio]")
+    expect(choices.first).to_be_checked()
+    expect(choices.first).to_be_disabled()
 
 
 def wait_until_idle_again(page: Any, lab: Lab, lesson: str = LESSON) -> None:

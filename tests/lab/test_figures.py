@@ -231,6 +231,14 @@ def test_two_queue_figures_can_share_their_scales() -> None:
     assert drawn[0].axes[0].get_xlim()[1] == many.end
 
 
+def test_no_mark_stands_beyond_the_end_that_was_asked_for() -> None:
+    trace = impatient(100)
+    endings = queue_state(trace, until=trace.end / 2).figure.axes[2]
+    marks = [one for one in endings.lines if one.get_marker() not in ("None", "")]
+    assert max(max(one.get_xdata(), default=0) for one in marks) <= trace.end / 2
+    assert sum(len(one.get_xdata()) for one in marks) < 20
+
+
 def test_each_request_has_a_mark_of_how_it_ended_and_none_is_cut() -> None:
     for trace in (impatient(100), impatient(2)):
         drawing = queue_state(trace)

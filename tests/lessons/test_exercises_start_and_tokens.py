@@ -6,7 +6,7 @@ import pytest
 
 from servelab import Continuous, simulate, users
 from servelab.lab.exercises import Verdict
-from servelab.lab.exercises.one_token_at_a_time import check_generate, check_steps, check_visible
+from servelab.lab.exercises.one_token_at_a_time import check_steps, check_token_loop, check_visible
 from servelab.lab.exercises.start_here import check_nobody_waits
 
 
@@ -15,8 +15,9 @@ from servelab.lab.exercises.start_here import check_nobody_waits
     [(1, Verdict.NOT_STARTED), (2, Verdict.NOT_YET), (3, Verdict.PASSED), (8, Verdict.PASSED)],
 )
 def test_nobody_waits(limit: int, verdict: Verdict) -> None:
-    trace = simulate(users(["a", "b", "c"]), Continuous(limit))
-    assert check_nobody_waits(trace).verdict is verdict
+    result = check_nobody_waits(simulate(users(["a", "b", "c"]), Continuous(limit)))
+    assert result.verdict is verdict
+    assert {1: "2 of the 3 users wait", 2: "user 3 still waited"}.get(limit, "none of the 3") in result.seen
 
 
 @pytest.mark.parametrize(
@@ -35,28 +36,27 @@ def test_how_many_steps(answer, said: str) -> None:
 
 
 def with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids):
-    new = []
+    ids = list(prompt_ids)
     for _ in range(max_new_tokens):
-        new.append(next_token(prompt_ids + new))
-        if new[-1] in stop_ids:
-            break
-    return new
+        token = next_token(ids)
+        yield token
+        if token in stop_ids:
+            return
+        ids.append(token)
 
 
 def by_recursion(next_token, prompt_ids, max_new_tokens, stop_ids):
-    if max_new_tokens == 0:
-        return []
     token = next_token(prompt_ids)
-    if token in stop_ids:
-        return [token]
-    return [token, *by_recursion(next_token, [*prompt_ids, token], max_new_tokens - 1, stop_ids)]
+    yield token
+    if token not in stop_ids and max_new_tokens > 1:
+        yield from by_recursion(next_token, [*prompt_ids, token], max_new_tokens - 1, stop_ids)
 
 
-def lazily(next_token, prompt_ids, max_new_tokens, stop_ids):
+def with_an_inner_generator(next_token, prompt_ids, max_new_tokens, stop_ids):
     def endless():
         ids = list(prompt_ids)
         while True:
-            ids.append(next_token(ids))
+            ids.append(next_token(tuple(ids)))
             yield ids[-1]
             if ids[-1] in stop_ids:
                 return
@@ -64,30 +64,125 @@ def lazily(next_token, prompt_ids, max_new_tokens, stop_ids):
     return itertools.islice(endless(), max_new_tokens)
 
 
+class AnIterator:
+    def __init__(self, next_token, prompt_ids, max_new_tokens, stop_ids):
+        self.next_token, self.stop_ids = next_token, stop_ids
+        self.prompt, self.new, self.most = prompt_ids, [], max_new_tokens
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if len(self.new) == self.most or (self.new and self.new[-1] in self.stop_ids):
+            raise StopIteration
+        self.new.append(self.next_token(self.prompt + self.new))
+        return self.new[-1]
+
+
 def stub(next_token, prompt_ids, max_new_tokens, stop_ids):
-    return []
+    yield from ()
+
+
+def a_list(next_token, prompt_ids, max_new_tokens, stop_ids):
+    return list(with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids))
+
+
+def printed(next_token, prompt_ids, max_new_tokens, stop_ids):
+    for token in with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids):
+        print(token)
+
+
+def all_at_once(next_token, prompt_ids, max_new_tokens, stop_ids):
+    yield from list(with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids))
+
+
+def before_anybody_asks(next_token, prompt_ids, max_new_tokens, stop_ids):
+    return iter(a_list(next_token, prompt_ids, max_new_tokens, stop_ids))
+
+
+def one_ahead(next_token, prompt_ids, max_new_tokens, stop_ids):
+    tokens = with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids)
+    known = next(tokens)
+    for token in tokens:
+        yield known
+        known = token
+    yield known
 
 
 def without_stopping(next_token, prompt_ids, max_new_tokens, stop_ids):
     return with_a_loop(next_token, prompt_ids, max_new_tokens, set())
 
 
+def one_after_the_stop_token(next_token, prompt_ids, max_new_tokens, stop_ids):
+    ids, token = list(prompt_ids), None
+    while len(ids) - len(prompt_ids) < max_new_tokens and token not in stop_ids:
+        token = next_token(ids)
+        yield token
+        ids.append(token)
+    next_token(ids)
+
+
 def with_the_prompt(next_token, prompt_ids, max_new_tokens, stop_ids):
-    return prompt_ids + with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids)
+    yield from prompt_ids
+    yield from with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids)
 
 
 def without_the_stop_token(next_token, prompt_ids, max_new_tokens, stop_ids):
-    return [
-        one for one in with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids) if one not in stop_ids
-    ]
+    for token in with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids):
+        if token in stop_ids:
+            return
+        yield token
 
 
-def forgetting_its_own_tokens(next_token, prompt_ids, max_new_tokens, stop_ids):
-    return [next_token(prompt_ids) for _ in range(max_new_tokens)]
+def from_the_prompt_alone(next_token, prompt_ids, max_new_tokens, stop_ids):
+    for _ in range(max_new_tokens):
+        token = next_token(prompt_ids)
+        yield token
+        if token in stop_ids:
+            return
+
+
+def from_the_newest_token_alone(next_token, prompt_ids, max_new_tokens, stop_ids):
+    ids = prompt_ids
+    for _ in range(max_new_tokens):
+        ids = [next_token(ids)]
+        yield ids[0]
+        if ids[0] in stop_ids:
+            return
 
 
 def one_too_many(next_token, prompt_ids, max_new_tokens, stop_ids):
     return with_a_loop(next_token, prompt_ids, max_new_tokens + 1, stop_ids)
+
+
+def one_too_few(next_token, prompt_ids, max_new_tokens, stop_ids):
+    return with_a_loop(next_token, prompt_ids, max_new_tokens - 1, stop_ids)
+
+
+def counting_the_prompt(next_token, prompt_ids, max_new_tokens, stop_ids):
+    return with_a_loop(next_token, prompt_ids, max_new_tokens - len(prompt_ids), stop_ids)
+
+
+def stopping_at_the_prompt(next_token, prompt_ids, max_new_tokens, stop_ids):
+    ids = list(prompt_ids)
+    while len(ids) - len(prompt_ids) < max_new_tokens and not stop_ids.intersection(ids):
+        ids.append(next_token(ids))
+        yield ids[-1]
+
+
+def into_the_callers_list(next_token, prompt_ids, max_new_tokens, stop_ids):
+    for _ in range(max_new_tokens):
+        prompt_ids.append(next_token(prompt_ids))
+        yield prompt_ids[-1]
+        if prompt_ids[-1] in stop_ids:
+            return
+
+
+def the_text_so_far(next_token, prompt_ids, max_new_tokens, stop_ids):
+    new = []
+    for token in with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids):
+        new.append(token)
+        yield list(new)
 
 
 def never_ending(next_token, prompt_ids, max_new_tokens, stop_ids):
@@ -95,34 +190,46 @@ def never_ending(next_token, prompt_ids, max_new_tokens, stop_ids):
         pass
 
 
-@pytest.mark.parametrize("right", [with_a_loop, by_recursion, lazily])
+@pytest.mark.parametrize("right", [with_a_loop, by_recursion, with_an_inner_generator, AnIterator])
 def test_right_loops_of_any_shape_pass(right) -> None:
-    assert check_generate(right).verdict is Verdict.PASSED
+    assert check_token_loop(right).verdict is Verdict.PASSED
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (without_stopping, "expected"),
+        (a_list, "It returns a list. A server shows each token at once"),
+        (printed, "It returns None. A server"),
+        (all_at_once, "When 1 of its tokens had been taken, it had called `next_token` 12 times"),
+        (before_anybody_asks, "before anybody wants a token"),
+        (one_ahead, "When 1 of its tokens had been taken, it had called `next_token` 2 times"),
+        (without_stopping, "asks for another token after the stop token"),
+        (one_after_the_stop_token, "asks for another token after 12 tokens, the most allowed"),
         (with_the_prompt, "the prompt as well"),
         (without_the_stop_token, "leaves out the stop token"),
-        (forgetting_its_own_tokens, "expected"),
-        (one_too_many, "more than max_new_tokens"),
+        (from_the_prompt_alone, "needs the prompt and all new tokens so far"),
+        (from_the_newest_token_alone, "needs the prompt and all new tokens so far"),
+        (one_too_many, "asks for another token after 12 tokens, the most allowed"),
+        (one_too_few, "ends after 11 tokens, expected 12"),
+        (counting_the_prompt, "ends after 10 tokens, expected 12"),
+        (stopping_at_the_prompt, "ends after 0 tokens"),
+        (into_the_callers_list, "changes `prompt_ids`"),
+        (the_text_so_far, "its token number 1 is ["),
     ],
 )
-def test_known_wrong_loops_fail_with_their_message(wrong, said: str) -> None:
-    result = check_generate(wrong)
+def test_known_wrong_loops_fail_with_their_sentence(wrong, said: str) -> None:
+    result = check_token_loop(wrong)
     assert result.verdict is Verdict.NOT_YET
     assert said in result.seen
 
 
 def test_the_stub_is_not_started() -> None:
-    assert check_generate(stub).verdict is Verdict.NOT_STARTED
+    assert check_token_loop(stub).verdict is Verdict.NOT_STARTED
 
 
 def test_a_loop_that_never_ends_is_ended(monkeypatch) -> None:
     monkeypatch.setattr("servelab.lab.exercises.alone.run_alone.__kwdefaults__", {"deadline": 0.5})
-    assert "still running" in check_generate(never_ending).seen
+    assert "still running" in check_token_loop(never_ending).seen
 
 
 def by_trying_lengths(text, stop):

@@ -1,17 +1,34 @@
-"""The take-aways of the lesson on one token at a time, without a clock: in steps, tokens and bytes.
+"""The take-aways of the lesson on one token at a time, in steps, tokens and bytes, and where they stop.
 
-What the lesson measures in seconds is asserted of the shipped cost model, which was fitted to measurements.
+What the lesson measures in seconds is asserted of cost models, which were fitted to measurements.
 """
 
 import pytest
 from models.tiny import greedy_answer, new_model
 
-from servelab import CostModel, Engine, Request, SamplingParams, Sequential, simulate, users
+from servelab import Continuous, CostModel, Engine, Request, SamplingParams, Sequential, simulate, users
+from servelab.lab import machine_limits, step_seconds
 from servelab.trace import Stepped
+
+SHIPPED = CostModel()
+SLOW = CostModel(tuple((tokens, 3 * seconds) for tokens, seconds in SHIPPED.points), 3.9e-5)
+ELSEWHERE = CostModel(((1, 0.055), (8, 0.057), (32, 0.091), (64, 0.160), (256, 0.45)), 2e-5)
+machines = pytest.mark.parametrize("cost", [SHIPPED, SLOW, ELSEWHERE], ids=["shipped", "slow", "elsewhere"])
+
+# SmolLM2-135M in float32, as the lesson counts it
+WEIGHTS = 4 * 134_515_008  # bytes
+KEPT = 4 * 2 * 30 * 3 * 64  # bytes of keys and values, for one token
+
+
+def prompt_of(tokens: int) -> str:
+    return " ".join(["word"] * tokens)
+
+
+# To keep, 1
 
 
 def test_generating_is_a_loop_and_one_step_yields_one_token() -> None:
-    """To keep, 1: the loop of the lesson, the engine and generate() give the same tokens."""
+    """The loop of the lesson, the engine and generate() give the same tokens."""
     model = new_model("llama")
     engine = Engine(model, Sequential())
     request = engine.submit(Request([5, 6, 7], SamplingParams(max_new_tokens=12)))
@@ -24,12 +41,22 @@ def test_generating_is_a_loop_and_one_step_yields_one_token() -> None:
     assert request.output_ids == greedy_answer("llama", (5, 6, 7), 12)
 
 
+def test_a_step_that_computes_a_part_of_the_text_yields_none() -> None:
+    """Where it stops being true: the sentence says "the whole text so far"."""
+    trace = simulate(users([prompt_of(10)], max_new_tokens=3), Continuous(1, max_tokens_per_step=4))
+    steps = [(sum(step.computed), step.tokens[0] is not None) for step in trace.of_kind(Stepped)]
+    assert steps == [(4, False), (4, False), (2, True), (1, True), (1, True)]
+
+
+# To keep, 2
+
+
 def test_with_a_cache_each_step_computes_one_token_and_without_it_all_of_them() -> None:
-    """To keep, 2: tokens computed grow with the answer's length, not with its square."""
-    trace = simulate(users(["word" + " word" * 39], max_new_tokens=100), Sequential())
+    """The counts of the lesson's second guess."""
+    trace = simulate(users([prompt_of(35)], max_new_tokens=100), Sequential())
     computed = [sum(step.computed) for step in trace.of_kind(Stepped)]
-    assert computed == [40] + [1] * 99
-    assert sum(computed) < sum(range(40, 140)) / 60
+    assert computed == [35] + [1] * 99
+    assert (sum(computed), sum(range(35, 135))) == (134, 8450)
 
 
 def test_the_cache_takes_memory_for_every_token() -> None:
@@ -39,9 +66,58 @@ def test_the_cache_takes_memory_for_every_token() -> None:
     assert model.cache.bytes_per_slot == 4 * numbers * 64
 
 
-@pytest.mark.parametrize("prompt", [50, 100, 200])
-def test_a_prefill_computes_many_tokens_in_one_step_for_much_less_than_as_many_steps(prompt: int) -> None:
-    """To keep, 3."""
-    cost = CostModel()
-    assert cost.seconds(prompt, prompt) < prompt * cost.seconds(1, prompt) / 5
-    assert cost.seconds(prompt, prompt) > cost.seconds(1, prompt)
+def test_hundreds_of_tokens_add_a_few_percent_to_what_a_step_reads() -> None:
+    assert KEPT == 45 * 1024
+    assert 0.01 < 256 * KEPT / WEIGHTS < 900 * KEPT / WEIGHTS < 0.08
+
+
+def test_thousands_of_tokens_or_many_users_add_as_much_as_the_weights() -> None:
+    """Where "hardly changes" stops being true."""
+    assert 0.5 < 8000 * KEPT / WEIGHTS < 8192 * KEPT / WEIGHTS < 0.75
+    assert 20 * 900 * KEPT > WEIGHTS  # short texts of twenty users
+
+
+@machines
+def test_a_decode_step_grows_with_the_text_slowly_and_then_visibly(cost: CostModel) -> None:
+    alone = cost.seconds(1, 0)
+    assert cost.seconds(1, 256) < 1.25 * alone
+    assert cost.seconds(1, 8192) > 1.5 * alone
+
+
+# To keep, 3
+
+
+@machines
+@pytest.mark.parametrize("prompt", [25, 100, 200, 1024])
+def test_a_prefill_costs_much_less_than_as_many_decode_steps(cost: CostModel, prompt: int) -> None:
+    assert cost.seconds(1, prompt) < cost.seconds(prompt, prompt) < prompt * cost.seconds(1, prompt) / 5
+
+
+@machines
+def test_twice_the_prompt_takes_about_twice_the_time_where_arithmetic_is_the_floor(cost: CostModel) -> None:
+    """And hardly more time where it is not: between the two the sentence changes."""
+    assert 1.5 < cost.seconds(512, 512) / cost.seconds(256, 256) < 2.2
+    assert cost.seconds(8, 8) < 1.25 * cost.seconds(4, 4)
+
+
+# What the lesson measures with
+
+
+def test_a_measured_step_gives_its_place_back_whatever_happens() -> None:
+    model = new_model("llama", slots=1, context_length=64)
+    assert step_seconds(model, 8) > 0
+    assert step_seconds(model, 1, stored=63) > 0
+    with pytest.raises(ValueError, match="context holds 64 tokens"):
+        step_seconds(model, 2, stored=63)
+    engine = Engine(model, Sequential())
+    request = engine.submit(Request([5, 6, 7], SamplingParams(max_new_tokens=12)))
+    while not request.finished:
+        engine.step()
+    assert request.output_ids == greedy_answer("llama", (5, 6, 7), 12)
+
+
+@pytest.mark.slow
+def test_the_machines_limits_are_numbers_of_this_world() -> None:
+    reading, arithmetic = machine_limits()
+    assert 1e8 < reading < 1e13
+    assert 1e9 < arithmetic < 1e15

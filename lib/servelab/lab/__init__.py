@@ -16,7 +16,14 @@ from servelab.lab.figures import (
 )
 from servelab.lab.knobs import knobs
 from servelab.lab.live import watch
-from servelab.lab.measure import on_model_thread, plain_network, token_seconds, tokens_within
+from servelab.lab.measure import (
+    machine_limits,
+    on_model_thread,
+    plain_network,
+    step_milliseconds,
+    step_seconds,
+    tokens_within,
+)
 from servelab.lab.my_server import keep
 from servelab.lab.player import player
 from servelab.lab.predict import compare, predict
@@ -37,6 +44,7 @@ __all__ = [
     "knobs",
     "lines",
     "load_panels",
+    "machine_limits",
     "measure_step_cost",
     "memory_of_threads",
     "on_model_thread",
@@ -49,9 +57,10 @@ __all__ = [
     "sharing",
     "source",
     "step_cost",
+    "step_milliseconds",
     "step_occupancy",
+    "step_seconds",
     "thread_steps",
-    "token_seconds",
     "tokens_within",
     "watch",
 ]

@@ -1,4 +1,4 @@
-"""Small measurements that lessons make of a network itself, on the thread on which models run."""
+"""Small measurements that lessons make of a model and of the machine, on the thread on which models run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from servelab.trace import Stepped
+from servelab.model import Chunk
+from servelab.request import Request
+from servelab.trace import Stepped, Trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,6 +23,7 @@ Result = TypeVar("Result")
 
 
 TIME_SHARE = "SERVELAB_TIME_SHARE"
+ANY_TOKEN = 1  # all take the same time
 
 
 def time_share() -> float:
@@ -34,7 +37,8 @@ def time_share() -> float:
 def on_model_thread(work: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Let a function that uses torch run where all models of this process run, without gradients.
 
-    Two threads that compute with torch slow each other down; see `servelab.models.model_thread`.
+    A thread that has used torch can slow down another that computes, even while it only waits; see
+    `servelab.models.model_thread`.
     """
 
     @functools.wraps(work)
@@ -58,7 +62,7 @@ def tokens_within(model: CausalLM, seconds: float, most: int) -> int:
 
     Measures a few steps to find out.
     """
-    from servelab import Engine, Request, SamplingParams, Sequential, Step
+    from servelab import Engine, SamplingParams, Sequential, Step
 
     engine = Engine(model, Sequential())
     engine.submit(Request("Count to a hundred.", SamplingParams(max_new_tokens=6)))
@@ -80,18 +84,48 @@ def plain_network() -> PreTrainedModel:
     return network.eval()  # type: ignore[no-untyped-call,no-any-return]
 
 
-@on_model_thread
-def token_seconds(network: PreTrainedModel, length: int, *, cached: bool, repeats: int = 3) -> float:
-    """Seconds for the next token of a text of `length` tokens: from all of them, or from a cache."""
-    import torch
+def step_milliseconds(trace: Trace) -> float:
+    """How long the middle one of a run's steps took: prompts' steps are few, so they do not move it."""
+    return 1000 * statistics.median(step.time - step.started for step in trace.of_kind(Stepped))
 
-    text = torch.arange(100, 100 + length)[None]  # (1, length): any tokens take the same time
+
+def step_seconds(model: CausalLM, tokens: int, *, stored: int = 0, repeats: int = 3) -> float:
+    """Seconds of one step that computes `tokens` tokens; `stored` ones before them are in the KV cache.
+
+    The quickest of some: whatever else the machine does can only make a step longer.
+    """
+    from servelab.models import model_thread
+
+    request = Request("measured")
+    chunk = Chunk(request, stored, [ANY_TOKEN] * tokens, samples=True)
     durations = []
-    cache = network(text[:, :-1], use_cache=True, logits_to_keep=1).past_key_values if cached else None
-    for _ in range(max(1, round(repeats * time_share()))):
-        began = time.perf_counter()
-        network(text[:, -1:] if cached else text, past_key_values=cache, use_cache=cached, logits_to_keep=1)
-        durations.append(time.perf_counter() - began)
-        if cache is not None:
-            cache.crop(-1)  # as it was before this token
-    return statistics.median(durations)
+    try:
+        if stored:
+            model_thread.call(_store, model, request, stored)
+        for _ in range(max(1, round(repeats * time_share()))):
+            began = time.perf_counter()
+            (outcome,) = model.run([chunk], tokens)
+            durations.append(time.perf_counter() - began)
+            if isinstance(outcome, Exception):
+                raise outcome
+    finally:
+        model.release(request)
+    return min(durations)
+
+
+def _store(model: CausalLM, request: Request, tokens: int) -> None:
+    """Give the request a past without computing it: made-up keys take as long to read as real ones."""
+    cache = model.cache
+    place = cache.take(request, tokens)
+    cache.keys[:, place, :, :tokens] = cache.values[:, place, :, :tokens] = 1.0
+
+
+def machine_limits() -> tuple[float, float]:
+    """What this machine does in a second: bytes read from memory, and operations on float32 numbers.
+
+    Measured on the processor, in about two seconds.
+    """
+    from servelab.bench.limits import machine_limits
+
+    reading, arithmetic = machine_limits()
+    return 1e9 * max(reading.values), 1e9 * max(arithmetic.values)

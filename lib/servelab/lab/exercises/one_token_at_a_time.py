@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from servelab.drivers import simulate
@@ -11,12 +11,16 @@ from servelab.policies import Sequential
 from servelab.trace import Stepped
 from servelab.workloads import users
 
-Generate = Callable[[Callable[[list[int]], int], list[int], int, set[int]], list[int]]
+NextToken = Callable[[Sequence[int]], int]
+TokenLoop = Callable[[NextToken, list[int], int, set[int]], Iterator[int]]
+
+PROMPT = (7, 3)
+END = object()  # what an iterator gives that has no more
 
 
 @exercise
 def check_steps(answer: int | None) -> str:
-    """How many steps a prompt of 40 tokens and an answer of 25 tokens take."""
+    """How many steps a prompt of 40 tokens and an answer of 25, the stop token included, take."""
     if answer is None:
         raise NotStarted("Write a number in place of None.")
     prompt = " ".join(["word"] * 40)
@@ -37,17 +41,25 @@ def check_steps(answer: int | None) -> str:
 
 
 @exercise_alone
-def check_generate(generate: Generate) -> str:
-    """Whether `generate(next_token, prompt_ids, max_new_tokens, stop_ids)` returns the right new tokens."""
-    if _answer(generate, seed=0, limit=3, stop=()) == []:
-        raise NotStarted("It returns no tokens yet.")
+def check_token_loop(token_loop: TokenLoop) -> str:
+    """Whether `token_loop(next_token, prompt_ids, max_new_tokens, stop_ids)` yields each token in time."""
+    if _yields_nothing(token_loop):
+        raise NotStarted("It yields no tokens yet.")
     for seed in range(20):
-        for limit, stop in ((1, ()), (12, ()), (12, (3,)), (30, (0, 5))):
-            _expect_right(generate, seed, limit, stop)
-    return "It stops at the limit and at every stop token, and asks the model no more often than it has to."
+        for limit, stop in ((12, ()), (1, ()), (12, (3,)), (30, (0, 5))):
+            _expect_right(token_loop, seed, limit, stop)
+    return (
+        "Each token came as soon as it was known, none was computed before somebody wanted it, and the "
+        "answer ended at its limit or with its stop token."
+    )
 
 
-def _model(seed: int) -> Callable[[Sequence[int]], int]:
+def _yields_nothing(token_loop: TokenLoop) -> bool:
+    tokens = token_loop(_model(0), list(PROMPT), 3, set())
+    return isinstance(tokens, Iterator) and next(tokens, END) is END
+
+
+def _model(seed: int) -> NextToken:
     """A pretended network: the next token depends on every token before."""
 
     def next_token(ids: Sequence[int]) -> int:
@@ -56,40 +68,84 @@ def _model(seed: int) -> Callable[[Sequence[int]], int]:
     return next_token
 
 
-def _right_answer(seed: int, prompt: list[int], limit: int, stop: Sequence[int]) -> list[int]:
-    next_token, ids = _model(seed), list(prompt)
-    while len(ids) - len(prompt) < limit and (len(ids) == len(prompt) or ids[-1] not in stop):
-        ids.append(next_token(ids))
-    return ids[len(prompt) :]
+def _right_answer(next_token: NextToken, limit: int, stop: Sequence[int]) -> list[int]:
+    answer: list[int] = []
+    while len(answer) < limit and not (answer and answer[-1] in stop):
+        answer.append(next_token([*PROMPT, *answer]))
+    return answer
 
 
-def _answer(generate: Generate, seed: int, limit: int, stop: Sequence[int]) -> list[int]:
-    return list(generate(_model(seed), [7, 3], limit, set(stop)))
+def _expect_right(token_loop: TokenLoop, seed: int, limit: int, stop: Sequence[int]) -> None:
+    """Take the tokens one at a time, as a server does, and look each time how often the model was asked."""
+    right = _right_answer(_model(seed), limit, stop)
+    given = f"With max_new_tokens = {limit} and stop_ids = {set(stop) or 'set()'}"
+    calls = 0
 
-
-def _expect_right(generate: Generate, seed: int, limit: int, stop: Sequence[int]) -> None:
-    right, calls = _right_answer(seed, [7, 3], limit, stop), 0
-    model = _model(seed)
-
-    def counted(ids: list[int]) -> int:
+    def watched(ids: Sequence[int]) -> int:
         nonlocal calls
+        if calls == len(right):
+            raise NotYet(f"{given} it asks for another token after {_end(right, stop)}.")
+        _expect_whole_text(ids, right[:calls])
         calls += 1
-        if calls > limit:
-            raise NotYet(f"It asks for more than max_new_tokens = {limit} tokens.")
-        return model(ids)
+        return right[calls - 1]
 
-    found = list(generate(counted, [7, 3], limit, set(stop)))
-    asked = f"max_new_tokens = {limit}, stop_ids = {sorted(stop)}"
-    if found[:2] == [7, 3] and found[2:] == right:
-        raise NotYet("It returns the prompt as well: return the new tokens only.")
-    if found == [token for token in right if token not in stop] and found != right:
+    prompt = list(PROMPT)
+    tokens = token_loop(watched, prompt, limit, set(stop))
+    _expect_lazy(tokens, calls)
+    for place in range(len(right)):
+        _expect_token(next(tokens, END), place, right, stop, given)
+        if calls > place + 1:
+            raise NotYet(
+                f"When {place + 1} of its tokens had been taken, it had called `next_token` {calls} times: "
+                "yield each token as soon as you have it, before you ask for the next one."
+            )
+    if next(tokens, END) is not END:
+        raise NotYet(f"{given} it yields something more after {_end(right, stop)}.")
+    if prompt != list(PROMPT):
         raise NotYet(
-            f"With {asked} it leaves out the stop token: it was computed, so it belongs to the answer."
+            "It changes `prompt_ids`, which belongs to the caller: work with `[*prompt_ids]`, a copy."
         )
-    if found != right:
-        raise NotYet(f"With {asked} it returns {found}, expected {right}.")
-    if calls != len(right):
-        raise NotYet(f"With {asked} it asks the model {calls} times for {len(right)} tokens.")
+
+
+def _end(right: Sequence[int], stop: Sequence[int]) -> str:
+    return f"the stop token {right[-1]}" if right[-1] in stop else f"{len(right)} tokens, the most allowed"
+
+
+def _expect_whole_text(ids: Sequence[int], new: Sequence[int]) -> None:
+    if list(ids) != [*PROMPT, *new]:
+        raise NotYet(
+            f"After the new tokens {new} it calls next_token({list(ids)}): the network needs the prompt and "
+            f"all new tokens so far, here {[*PROMPT, *new]}."
+        )
+
+
+def _expect_lazy(tokens: object, calls: int) -> None:
+    if not isinstance(tokens, Iterator):
+        kind = "None" if tokens is None else f"a {type(tokens).__name__}"
+        raise NotYet(
+            f"It returns {kind}. A server shows each token at once, and cannot wait until all of them are "
+            "known: hand each one over with `yield`."
+        )
+    if calls:
+        raise NotYet(
+            "It calls `next_token` before anybody wants a token: write `yield` into the loop itself."
+        )
+
+
+def _expect_token(found: object, place: int, right: Sequence[int], stop: Sequence[int], given: str) -> None:
+    token = right[place]
+    if found is END and token in stop:
+        raise NotYet(
+            f"{given} it leaves out the stop token {token}: it was computed, so it belongs to the answer."
+        )
+    if found is END:
+        raise NotYet(f"{given} it ends after {place} tokens, expected {len(right)}.")
+    if place == 0 and found == PROMPT[0] != token:
+        raise NotYet("It yields the prompt as well: yield the new tokens only.")
+    if found != token:
+        raise NotYet(
+            f"{given} its token number {place + 1} is {found!r}, and `next_token` had given {token}."
+        )
 
 
 @exercise_alone

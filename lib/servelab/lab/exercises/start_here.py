@@ -10,9 +10,11 @@ from servelab.trace import Trace
 @exercise
 def check_nobody_waits(trace: Trace) -> str:
     """Whether everybody was admitted at once."""
-    if trace.header.capacity == 1:
-        raise NotStarted("The limit is still 1: two of the three users wait.")
-    late = [one.user for one in request_metrics(trace) if one.queue_wait is None or one.queue_wait > 0]
+    users = request_metrics(trace)
+    late = [one.user for one in users if one.queue_wait is None or one.queue_wait > 0]
+    limit = trace.header.capacity
+    if limit == 1:
+        raise NotStarted(f"The limit is still 1, and {len(late)} of the {len(users)} users wait.")
     if late:
-        raise NotYet(f"The limit is {trace.header.capacity}, and {' and '.join(late)} still waited.")
-    return f"With a limit of {trace.header.capacity} nobody waited in the request queue."
+        raise NotYet(f"The limit is {limit}, and {' and '.join(late)} still waited.")
+    return f"With a limit of {limit} none of the {len(users)} users waited in the request queue."

@@ -49,7 +49,7 @@ def queue_state(
         most, ran = tops or (_top(most, room), _top(ran, limit))
         _name_panel(waiting, "request queue: waiting", room, f"max_queue_size {room}", most)
         _name_panel(running, "processing queue: running", limit, f"limit {limit}", ran)
-        _mark_ends(endings, ends)
+        _mark_ends(endings, ends, end)
         endings.set_xlim(trace.began, end)
         endings.set_xlabel(f"seconds   ·   {trace.header.model}   ·   {trace.header.evidence.value}")
         title(figure, waiting, says)
@@ -129,12 +129,13 @@ def _ends(lives: Sequence[Lifecycle]) -> dict[str, list[float]]:
     return {how: sorted(times) for how, times in ends.items()}
 
 
-def _mark_ends(axes: Axes, ends: dict[str, list[float]]) -> None:
+def _mark_ends(axes: Axes, ends: dict[str, list[float]], end: float) -> None:
     """A row for each way to end, with its own kind of mark."""
     for row, (how, times) in enumerate(ends.items()):
         marker, colour = MARKS.get(how, ("s", palette.INK))
+        shown = [time for time in times if time <= end]  # marks are not clipped, so that none is cut in two
         axes.plot(
-            times, [row] * len(times), marker, color=colour, markersize=7, markeredgewidth=1.6, clip_on=False
+            shown, [row] * len(shown), marker, color=colour, markersize=7, markeredgewidth=1.6, clip_on=False
         )
         axes.axhline(row, color=palette.FAINT, linewidth=0.4, zorder=0)
     axes.set_yticks(range(len(ends)), [f"{len(times)} {how}" for how, times in ends.items()])

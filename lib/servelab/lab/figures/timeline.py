@@ -325,7 +325,8 @@ def _finish(axes: Axes, strip: Axes, trace: Trace, window: Window, legend: Seque
         spine.set_visible(False)
     what = "model step" if window.scale.axis is TimeAxis.STEPS else "seconds"
     if window.stop < window.scale.end or window.start > window.scale.begin:
-        what += f", {window.start:.3g} to {window.stop:.3g} of {window.scale.end:.3g}"
+        start = window.start if window.start > window.scale.end / 1000 else 0
+        what += f", {start:.3g} to {window.stop:.3g} of {window.scale.end:.3g}"
     below = [what, f"{trace.header.model}   ·   {trace.header.evidence.value}"]
     for meaning in legend:
         longer = f"{below[-2]}   ·   {meaning}"
