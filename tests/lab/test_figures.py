@@ -322,7 +322,7 @@ def test_what_is_calculated_is_set_apart_and_floors_are_named() -> None:
     solid, dashed, hollow, floor, between = axes.lines
     assert [len(one.get_xdata()) for one in (solid, dashed, hollow, floor)] == [3, 3, 2, 5]
     assert (solid.get_linestyle(), dashed.get_linestyle(), floor.get_linestyle()) == ("-", "--", "--")
-    assert set(between.get_xdata()) == {300}
+    assert set(between.get_xdata()) == {200}  # at the last that was measured: nothing measured lies beyond
     said = [one.get_text().strip() for one in texts(drawing)]
     assert {"measured", "calculated (dashed)", "the weights", "a step"} <= set(said)
     assert "the weights: from 10 at 50 to 10 at 800" in drawing.words

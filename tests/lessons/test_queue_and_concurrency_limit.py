@@ -186,12 +186,12 @@ def test_for_twice_the_patience_the_short_queue_of_before_serves_fewer() -> None
 def test_the_third_user_enters_when_the_second_is_done(cost: CostModel) -> None:
     """With prompts as long as the lesson's, and whenever in the second user's answer the third arrives."""
     prompts = [list(range(1, length)) for length in (35, 36, 34)]
-    for late in (5, 6, 7):
-        three = users(prompts, at=[0, 0, late * cost.seconds(1, 50)], max_new_tokens=[6, 3, 3])
+    for late in (4, 5):
+        three = users(prompts, at=[0, 0, late * cost.seconds(1, 50)], max_new_tokens=[4, 2, 3])
         one, two, newcomer = lives(three, Interleaved(2), cost)
         assert two.token_times[0] < newcomer.arrived
         assert newcomer.admitted == two.finished < one.finished
-        assert (two.token_steps[-1], one.token_steps[-1]) == (5, 10)
+        assert (two.token_steps[-1], one.token_steps[-1]) == (3, 6)
 
 
 def strangers(limit: int, load: float, many: int, cost: CostModel = SHIPPED) -> Trace:

@@ -58,7 +58,7 @@ def lines(
         _ticks(axes, across, inches[0])
         _names(axes, across[-1], ends, inches)
         if both:
-            _separation(axes, (across[split - 1] + across[split]) / 2)
+            _separation(axes, across[split - 1])
         axes.set_title(values_name, pad=6 + 17 * both)
         axes.set_xlabel(f"{across_name}\n{evidence}")
         title(figure, axes, says)

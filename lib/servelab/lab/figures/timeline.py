@@ -324,8 +324,9 @@ def _finish(axes: Axes, strip: Axes, trace: Trace, window: Window, legend: Seque
     for spine in axes.spines.values():
         spine.set_visible(False)
     what = "model step" if window.scale.axis is TimeAxis.STEPS else "seconds"
-    if window.stop < window.scale.end or window.start > window.scale.begin:
-        start = window.start if window.start > window.scale.end / 1000 else 0
+    hair = (window.scale.end - window.scale.begin) / 1000  # a run that was asked for to its end is whole
+    if window.stop < window.scale.end - hair or window.start > window.scale.begin + hair:
+        start = window.start if window.start > window.scale.begin + hair else 0
         what += f", {start:.3g} to {window.stop:.3g} of {window.scale.end:.3g}"
     below = [what, f"{trace.header.model}   ·   {trace.header.evidence.value}"]
     for meaning in legend:
