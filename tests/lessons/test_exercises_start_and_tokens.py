@@ -170,6 +170,19 @@ def stopping_at_the_prompt(next_token, prompt_ids, max_new_tokens, stop_ids):
         yield ids[-1]
 
 
+def borrows_the_callers_list(next_token, prompt_ids, max_new_tokens, stop_ids):
+    """As it was at the end, and not while the caller waits for the next token."""
+    length = len(prompt_ids)
+    try:
+        for _ in range(max_new_tokens):
+            prompt_ids.append(next_token([*prompt_ids]))
+            yield prompt_ids[-1]
+            if prompt_ids[-1] in stop_ids:
+                return
+    finally:
+        del prompt_ids[length:]
+
+
 def into_the_callers_list(next_token, prompt_ids, max_new_tokens, stop_ids):
     for _ in range(max_new_tokens):
         prompt_ids.append(next_token(prompt_ids))
@@ -214,6 +227,7 @@ def test_right_loops_of_any_shape_pass(right) -> None:
         (counting_the_prompt, "ends after 10 tokens, expected 12"),
         (stopping_at_the_prompt, "ends after 0 tokens"),
         (into_the_callers_list, "changes `prompt_ids`"),
+        (borrows_the_callers_list, "changes `prompt_ids`"),
         (the_text_so_far, "its token number 1 is ["),
     ],
 )
@@ -260,6 +274,11 @@ def holding_too_much(text, stop):
     return text.partition(stop)[0] if stop in text else text[: max(0, len(text) - len(stop) + 1)]
 
 
+def up_to_the_last(text, stop):
+    held = max(length for length in range(len(stop)) if text.endswith(stop[:length]))
+    return text.rpartition(stop)[0] if stop in text else text[: len(text) - held]
+
+
 def holding_nothing(text, stop):
     return text.partition(stop)[0]
 
@@ -273,6 +292,8 @@ def test_visible_text_right(right) -> None:
     assert check_visible(right).verdict is Verdict.PASSED
 
 
-@pytest.mark.parametrize("wrong", [holding_too_much, holding_nothing, with_the_stop])
+@pytest.mark.parametrize(
+    "wrong", [holding_too_much, holding_nothing, with_the_stop, up_to_the_last_stop_string]
+)
 def test_visible_text_wrong(wrong) -> None:
     assert check_visible(wrong).verdict is Verdict.NOT_YET

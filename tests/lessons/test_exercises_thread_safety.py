@@ -2,6 +2,7 @@
 
 import contextvars
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -256,6 +257,39 @@ class ForgetsItsAnswer(Made):
         return [self.next_token(prompt) for _ in range(self.length)]
 
 
+class OnAThreadOfItsOwn(Broken):
+    def ask(self, prompt):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(super().ask, prompt).result()
+
+
+class KeptByPrompt(Made):
+    def __init__(self, next_token, length):
+        super().__init__(next_token, length)
+        self.answers = {}
+
+    def ask(self, prompt):
+        key = tuple(prompt)
+        self.answers[key] = []
+        for _ in range(self.length):
+            self.answers[key].append(self.next_token(prompt + self.answers[key]))
+        return self.answers[key]
+
+
+class RemembersByTheFirstToken(Made):
+    def __init__(self, next_token, length):
+        super().__init__(next_token, length)
+        self.known = {}
+
+    def ask(self, prompt):
+        if prompt[0] not in self.known:
+            answer = []
+            for _ in range(self.length):
+                answer.append(self.next_token(prompt + answer))
+            self.known[prompt[0]] = answer
+        return list(self.known[prompt[0]])
+
+
 class Raises(Made):
     def ask(self, prompt):
         return [self.next(prompt)]
@@ -277,6 +311,9 @@ class Raises(Made):
         (EditsTheCallersList, "It is the caller's"),
         (ForgetsToReturn, "A alone got None"),
         (ForgetsItsAnswer, "A alone got A1 A1 A1, and should get A1 A2 A3"),
+        (OnAThreadOfItsOwn, "ask() computes on another thread"),
+        (KeptByPrompt, "two users who ask the same disturb each other"),
+        (RemembersByTheFirstToken, "A asked something longer and got A1 A2 A3"),
         (Raises, "no attribute 'next'"),
         (Made, "no attribute 'ask'"),
         (Local(None, 2), "without parentheses"),

@@ -100,6 +100,18 @@ def test_twice_the_prompt_takes_about_twice_the_time_where_arithmetic_is_the_flo
     assert cost.seconds(8, 8) < 1.25 * cost.seconds(4, 4)
 
 
+def test_over_thousands_of_tokens_twice_the_prompt_is_more_than_twice_the_arithmetic() -> None:
+    """Calculated: in attention each token meets all before it, so that part grows with the square."""
+
+    def operations(tokens: int) -> float:
+        multiplied = 2 * (WEIGHTS / 4 - 49152 * 576) * tokens  # the layers' weights
+        met = 2 * 2 * 30 * 576 * tokens**2 / 2  # in each of 30 layers: keys, and then values, 576 wide
+        return multiplied + met
+
+    assert operations(400) / operations(200) < 2.1
+    assert operations(6400) / operations(3200) > 2.4
+
+
 # What the lesson measures with
 
 

@@ -99,8 +99,13 @@ def _expect_right(token_loop: TokenLoop, seed: int, limit: int, stop: Sequence[i
                 f"When {place + 1} of its tokens had been taken, it had called `next_token` {calls} times: "
                 "yield each token as soon as you have it, before you ask for the next one."
             )
+        _expect_unchanged(prompt)
     if next(tokens, END) is not END:
         raise NotYet(f"{given} it yields something more after {_end(right, stop)}.")
+    _expect_unchanged(prompt)
+
+
+def _expect_unchanged(prompt: list[int]) -> None:
     if prompt != list(PROMPT):
         raise NotYet(
             "It changes `prompt_ids`, which belongs to the caller: work with `[*prompt_ids]`, a copy."
@@ -164,6 +169,7 @@ def check_visible(visible: Callable[[str, str], str]) -> str:
         ("", "a"),
         ("a", "a"),
         ("ENEN", "END"),
+        ("oneENDtwoEND", "END"),
     ):
         right, found = _visible(text, stop), visible(text, stop)
         if found != right:

@@ -53,21 +53,24 @@ def stand_in(tokens: list[str]) -> str:
     return f"{tokens[0]}{len(tokens)}"
 
 
-def asking(chat: Callable[..., Any], next_token: Callable[[list[str]], str] = stand_in) -> CriticalSection:
+def asking(
+    chat: Callable[..., Any], next_token: Callable[[list[str]], str] = stand_in, users: str = "AB"
+) -> CriticalSection:
     """Users A and B, who ask one chat at the same moment; each must get the answer that is theirs.
 
     chat: its class, made with a network and the length of an answer. Shown of it: prompt → answer on self.
+    users: "AA" for two who ask the same.
     """
 
     def each_gets_their_own(_: Any, answers: list[Any]) -> None:
-        for user, answer in zip("AB", answers, strict=True):
+        for user, answer in zip(users, answers, strict=True):
             assert answer == _answer(user, LENGTH), f"{user} got {_shown(answer)}"
 
     def kept(one: Any) -> str:
         prompt, answer = getattr(one, "prompt", None), getattr(one, "answer", None)
         return "nothing" if prompt is None else f"{_shown(prompt)} → {_shown(answer) if answer else '…'}"
 
-    tasks = [lambda one, user=user: one.ask([user]) for user in "AB"]
+    tasks = [lambda one, user=user: one.ask([user]) for user in users]
     return CriticalSection(lambda: chat(next_token, LENGTH), tasks, each_gets_their_own, kept)
 
 
@@ -102,24 +105,36 @@ def check_chat(chat: type[Any]) -> str:
     if code is not None and not code.co_names:
         raise NotStarted("ask() has no lines of its own yet.")
     _expect_right_answers_alone(chat)
-    try:
-        found = explore(asking(chat), most=ORDERS, progress=False)
-    except Stuck as stuck:
-        raise NotYet(str(stuck)) from stuck
-    if found.broken:
-        first = found.simplest
-        raise NotYet(
-            f"In {found.breaking} of {found.interleavings} orders users disturb each other. The simplest: "
-            f"{first.schedule}, {(first.why or first.ending.value).rstrip('.')}. "
-            + _what_is_shared(chat, code)
-        )
+    for users in ("AB", "AA"):
+        try:
+            found = explore(asking(chat, users=users), most=ORDERS, progress=False)
+        except Stuck as stuck:
+            raise NotYet(str(stuck)) from stuck
+        if found.broken:
+            first = found.simplest
+            raise NotYet(
+                f"In {found.breaking} of {found.interleavings} orders two users"
+                f"{' who ask the same' * (users == 'AA')} disturb each other. The simplest: "
+                f"{first.schedule}, {(first.why or first.ending.value).rstrip('.')}. "
+                + _what_is_shared(chat, code)
+            )
     extent = "all there are" if found.complete else "those with the fewest forced switches"
-    return f"In {found.interleavings} orders, {extent}, each user got their own answer. {_cost(chat)}"
+    return f"In {found.interleavings} orders, {extent}, each of two users got their own answer. {_cost(chat)}"
 
 
 def _expect_right_answers_alone(chat: type[Any]) -> None:
     """Three questions, one after the other; an answer may not change afterwards either."""
-    one, length, answers = chat(stand_in, ALONE), ALONE, list[Any]()
+
+    def next_token(tokens: list[str]) -> str:
+        if threading.get_ident() != here:
+            raise NotYet(
+                "ask() computes on another thread, and this check orders only the threads of its two users: "
+                "let ask() call the network itself."
+            )
+        return stand_in(tokens)
+
+    here = threading.get_ident()
+    one, length, answers = chat(next_token, ALONE), ALONE, list[Any]()
     for user in "ABA":
         prompt = [user]
         answers.append(one.ask(prompt))
@@ -133,6 +148,11 @@ def _expect_right_answers_alone(chat: type[Any]) -> None:
                 f"A, B and A asked one after the other: {user} got {_shown(answer)}. Something outlives the "
                 "call: a default argument and an attribute of the class are made only once."
             )
+    longer = one.ask(["A", "x"])
+    if longer != [stand_in(["A", *"x" * place]) for place in range(1, 1 + length)]:
+        raise NotYet(
+            f"A asked something longer and got {_shown(longer)}: an answer belongs to the whole prompt."
+        )
 
 
 def _what_is_shared(chat: type[Any], code: Any) -> str:
