@@ -292,8 +292,6 @@ def test_visible_text_right(right) -> None:
     assert check_visible(right).verdict is Verdict.PASSED
 
 
-@pytest.mark.parametrize(
-    "wrong", [holding_too_much, holding_nothing, with_the_stop, up_to_the_last_stop_string]
-)
+@pytest.mark.parametrize("wrong", [holding_too_much, holding_nothing, with_the_stop, up_to_the_last])
 def test_visible_text_wrong(wrong) -> None:
     assert check_visible(wrong).verdict is Verdict.NOT_YET
