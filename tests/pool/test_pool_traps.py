@@ -114,6 +114,8 @@ def test_a_timeout_names_those_who_hold() -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals of POSIX")
 def test_an_interrupted_waiter_leaves_the_line() -> None:
+    # A process that was started in the background of a shell ignores interrupts, and would wait here for ever.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     pool = new_pool()
     holder = pool.borrow()
     holder.__enter__()
@@ -127,6 +129,7 @@ def test_an_interrupted_waiter_leaves_the_line() -> None:
     with pytest.raises(KeyboardInterrupt):
         pool.borrow().__enter__()
     thread.join()
+    signal.signal(signal.SIGINT, before)
     holder.__exit__(None, None, None)
     assert (pool.load().waiting, pool.load().abandoned) == (0, 1)
     borrowed_now(pool)
