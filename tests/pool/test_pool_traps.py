@@ -114,7 +114,7 @@ def test_a_timeout_names_those_who_hold() -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals of POSIX")
 def test_an_interrupted_waiter_leaves_the_line() -> None:
-    # A process that was started in the background of a shell ignores interrupts, and would wait here for ever.
+    # A process that was started in the background of a shell ignores interrupts: it would wait for ever.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     pool = new_pool()
     holder = pool.borrow()
