@@ -21,7 +21,7 @@ from servelab import (
     simulate,
     users,
 )
-from servelab.lab import interleaving_timeline, lines, load_panels, queue_state, step_occupancy
+from servelab.lab import interleaving_timeline, lines, load_panels, queue_state
 from servelab.lab.figures import Drawing, palette
 from servelab.lab.figures.timeline import HALF_CHARACTER, Cell, bands, cells_of
 from servelab.scripted import utf8_bytes
@@ -43,7 +43,6 @@ def drawings(trace: Trace) -> list[Drawing]:
         interleaving_timeline(trace),
         interleaving_timeline(trace, axis="seconds"),
         queue_state(trace),
-        step_occupancy(trace),
         load_panels(trace, says="Load."),
     ]
 

@@ -114,7 +114,7 @@ def test_a_failing_copy_leaves_no_half_lesson(originals: Path, copies: Path, mon
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(lessons.os, "replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="No space"):
         lessons.copy_new(originals, copies)
     assert not (copies / "01_tokens.ipynb").exists()

@@ -71,11 +71,15 @@ class MadeAtOnce(WithQueue):
             good = True
         finally:
             if not good:
+                model = None  # should making be interrupted, which is no Exception
                 try:
                     model = self.make()
                 except Exception:
-                    model = None
-            self.idle.put(model)
+                    pass
+                finally:
+                    self.idle.put(model)
+            else:
+                self.idle.put(model)
 
 
 class WithCondition:
@@ -289,6 +293,64 @@ class LosesThePlaceWhenTheNextMakes(WithQueue):
             raise
         finally:
             self.idle.put(model)
+
+
+class LosesThePlaceWhenMakingIsInterrupted(WithQueue):
+    @contextmanager
+    def borrow(self):
+        model = self.idle.get()
+        if model is None:
+            try:
+                model = self.make()
+            except Exception:
+                self.idle.put(None)
+                raise
+        try:
+            yield model
+        except BaseException:
+            model = None
+            raise
+        finally:
+            self.idle.put(model)
+
+
+class KeepsItWhenInterruptedTwice(WithQueue):
+    @contextmanager
+    def borrow(self):
+        model = self.idle.get()
+        try:
+            model = model or self.make()
+            yield model
+        except Exception:
+            model = None
+            raise
+        except BaseException:
+            model = self.make()
+            raise
+        finally:
+            self.idle.put(model)
+
+
+class CountsBeforeItIsMade:
+    """Made when they are asked for; a place whose first make() failed counts as taken for ever."""
+
+    def __init__(self, make, size):
+        self.make, self.size, self.made = make, size, 0
+        self.lock, self.idle = threading.Lock(), queue.Queue()
+
+    @contextmanager
+    def borrow(self):
+        with self.lock:
+            new = self.idle.empty() and self.made < self.size
+            self.made += new
+        model = self.make() if new else self.idle.get()
+        good = False
+        try:
+            model = model or self.make()
+            yield model
+            good = True
+        finally:
+            self.idle.put(model if good else None)
 
 
 class LendsTheEmptyPlace(WithQueue):
@@ -543,8 +605,11 @@ RACE = "at once|lent to two borrowers who waited|Do both under one lock|raised a
         (MakesOneForEachLoan, "lend a model that came back again"),
         (GivesThePlaceBackTwice, "give each place back once"),
         (KeepsItWhenMakingFails, "is lent again as it was left"),
-        (LosesThePlaceWhenMakingFails, "and failed, once, and the place is lost"),
-        (LosesThePlaceWhenTheNextMakes, "and failed, once, and the place is lost"),
+        (LosesThePlaceWhenMakingFails, "raised NotMade, once, and the place is lost"),
+        (LosesThePlaceWhenTheNextMakes, "raised NotMade, once, and the place is lost"),
+        (LosesThePlaceWhenMakingIsInterrupted, "raised Interrupted, once, and the place is lost"),
+        (KeepsItWhenInterruptedTwice, "is lent again as it was left"),
+        (CountsBeforeItIsMade, "The very first make() failed, and the place is lost"),
         (LendsTheEmptyPlace, "After an error borrow() gave a NoneType"),
         (InTurns, "another borrower gets"),
         (OnlyTheFirst, "lend every model"),

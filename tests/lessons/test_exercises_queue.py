@@ -115,6 +115,27 @@ class LoopsForEver(Policy):
             pass
 
 
+class NeverTakesTurns(Sorted):
+    def plan(self, view):
+        plan = super().plan(view)
+        turn = view.running[-1] if view.running else plan.admit[0]
+        return StepPlan(plan.admit, {turn: turn.uncomputed})
+
+
+class SmallestAlone(Sorted):
+    """Whoever is left with least computes until the end."""
+
+    def plan(self, view):
+        admit = super().plan(view).admit
+        turn = min((*view.running, *admit), key=lambda one: one.token_limit - len(one.output_ids))
+        return StepPlan(admit, {turn: turn.uncomputed})
+
+
+class CapacityOfItsOwn(Sorted):
+    def __init__(self, max_concurrency: int) -> None:
+        super().__init__(4)
+
+
 class Waits(Policy):
     def choose(self, waiting, running):
         import threading
@@ -142,6 +163,9 @@ def test_right_policies_of_any_shape_pass(policy) -> None:
         (SmallestPromptFirst, "while"),
         (SortsThoseItHasChosen, "which wants"),
         (TooMany, "may run"),
+        (NeverTakesTurns, "view.running[0] computed longest ago"),
+        (SmallestAlone, "view.running[0] computed longest ago"),
+        (CapacityOfItsOwn, "its capacity is 4: let it be what was given"),
         (OneAtATime, "a place was free"),
         (Misspelt, "max_tokens"),
         (Forgetful, "return a StepPlan"),

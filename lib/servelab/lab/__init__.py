@@ -11,7 +11,6 @@ from servelab.lab.figures import (
     pool_timeline,
     queue_state,
     sharing,
-    step_occupancy,
     thread_steps,
 )
 from servelab.lab.knobs import knobs
@@ -58,7 +57,6 @@ __all__ = [
     "source",
     "step_cost",
     "step_milliseconds",
-    "step_occupancy",
     "step_seconds",
     "thread_steps",
     "tokens_within",

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from servelab.lab.files import put_aside, write_whole
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ORIGINALS = REPOSITORY / "notebooks"
@@ -83,31 +83,9 @@ def _find(lesson: str, originals: Path) -> Path:
 
 def _copy(original: Path, copies: Path) -> Path:
     notebook = without_results(json.loads(original.read_text(encoding="utf-8")))
-    copies.mkdir(exist_ok=True)
     copy = copies / original.name
-    unfinished = copy.with_suffix(".unfinished")  # so that an interruption leaves no half lesson behind
-    unfinished.write_text(
-        json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n"
-    )
-    os.replace(unfinished, copy)
+    write_whole(copy, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
     return copy
-
-
-def put_aside(file: Path) -> Path:
-    """Give a learner's file a name with the date and time, so that another can take its place."""
-    dated = _dated(file, datetime.now())
-    file.rename(dated)
-    return dated
-
-
-def _dated(file: Path, now: datetime) -> Path:
-    """A name that is not taken: two within a second are both kept."""
-    stem, number = f"{file.stem}.{now:%Y-%m-%d_%H-%M-%S}", 1
-    dated = file.with_name(f"{stem}{file.suffix}")
-    while dated.exists():
-        number += 1
-        dated = file.with_name(f"{stem}-{number}{file.suffix}")
-    return dated
 
 
 def main(arguments: list[str] | None = None) -> int:

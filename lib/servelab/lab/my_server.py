@@ -18,7 +18,8 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from servelab.lab.exercises.form import Result, Verdict
-from servelab.lab.lessons import COPIES, put_aside
+from servelab.lab.files import put_aside, write_whole
+from servelab.lab.lessons import COPIES
 
 FOLDER = COPIES / "my_server"
 
@@ -80,10 +81,9 @@ def _check(part: Part) -> Any:
 
 
 def _write(text: str, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists() and file.read_text(encoding="utf-8") != text:
         put_aside(file)
-    file.write_text(text, encoding="utf-8", newline="\n")
+    write_whole(file, text)
 
 
 # From a notebook's cell to a file

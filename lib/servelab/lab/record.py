@@ -11,6 +11,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from servelab.lab.files import write_whole
+
 
 @dataclass(frozen=True)
 class Guess:
@@ -51,10 +53,7 @@ def remember(guess: Guess) -> None:
     """Store a guess in place of the earlier one to the same question, if there is a place to write."""
     known = guesses() | {guess.question: guess}
     try:
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        unfinished = _file().with_suffix(".unfinished")
-        unfinished.write_text(json.dumps([asdict(one) for one in known.values()], indent=1), encoding="utf-8")
-        unfinished.replace(_file())
+        write_whole(_file(), json.dumps([asdict(one) for one in known.values()], indent=1))
     except OSError as problem:
         print(f"Your guess could not be kept ({problem.strerror}); the lesson goes on.")
 

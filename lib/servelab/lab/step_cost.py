@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from servelab.cost import CostModel
+from servelab.lab.files import write_whole
 from servelab.lab.measure import time_share
 from servelab.lab.record import data_folder
 from servelab.machine import this_machine, versions
@@ -82,10 +83,7 @@ def _here() -> dict[str, str]:
 def _keep(cost: StepCost) -> None:
     kept = _here() | {"points": cost.points, "seconds_per_key": cost.seconds_per_key, "origin": cost.origin}
     try:
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        unfinished = _file().with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-        unfinished.replace(_file())
+        write_whole(_file(), json.dumps(kept, indent=1))
     except OSError as problem:
         print(f"The step cost could not be kept ({problem.strerror}); simulations use the shipped one.")
 

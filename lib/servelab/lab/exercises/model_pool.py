@@ -96,18 +96,19 @@ class NotMade(Exception):
 
 
 class Make:
-    """The `make()` that a pool is given. fails: how many of the next calls raise NotMade."""
+    """The `make()` that a pool is given. fails: how many of the next calls raise `failure`."""
 
-    def __init__(self) -> None:
+    def __init__(self, failure: type[BaseException] = NotMade) -> None:
         self.made: list[PretendedModel] = []
         self.fails = 0
+        self.failure = failure
         self._lock = threading.Lock()
 
     def __call__(self) -> PretendedModel:
         with self._lock:
             if self.fails:
                 self.fails -= 1
-                raise NotMade("make() failed this time")
+                raise self.failure("make() failed this time")
             self.made.append(PretendedModel(f"model {len(self.made) + 1}"))
             return self.made[-1]
 
@@ -120,7 +121,7 @@ class Borrower:
 
     def __init__(self, pool: Lends) -> None:
         self.model: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._has = threading.Event()
         self._may_go = threading.Event()
         self._gone = threading.Event()
@@ -132,7 +133,7 @@ class Borrower:
             with self._pool.borrow() as self.model:
                 self._has.set()
                 self._may_go.wait()
-        except Exception as error:
+        except BaseException as error:
             self.error = error
         self._has.set()
         self._gone.set()
@@ -162,7 +163,10 @@ def check_pool(pool_class: PoolClass) -> str:
     _expect_none_made_in_vain(pool_class)
     for error in (OnPurpose, Interrupted):
         _expect_a_new_one_after(error, pool_class)
-    _expect_the_place_when_making_fails(pool_class)
+    _expect_the_place_when_the_first_is_not_made(pool_class)
+    for error in (OnPurpose, Interrupted):
+        for failure in (NotMade, Interrupted):
+            _expect_the_place_when_making_fails(error, failure, pool_class)
     _expect_no_idle_model_while_one_waits(pool_class)
     made, errors = _expect_to_stand_stress(pool_class)
     return (
@@ -275,26 +279,48 @@ def _expect_not_spoilt(borrowers: list[Borrower], error: type[BaseException]) ->
             )
 
 
-def _expect_the_place_when_making_fails(pool_class: PoolClass) -> None:
-    """make() fails once, for whoever it is called; after that the pool lends as many as before."""
+def _expect_the_place_when_the_first_is_not_made(pool_class: PoolClass) -> None:
+    """The very first make() fails: in the constructor, which may raise, or for the first borrower."""
     make = Make()
+    make.fails = 1
+    try:
+        pool = pool_class(make, 1)
+    except NotMade:
+        return
+    for _ in range(2):
+        try:
+            got = Borrower(pool).has_one()
+        except NotMade:
+            continue
+        if not got:
+            raise NotYet(
+                "The very first make() failed, and the place is lost: count a model only when it is made."
+            )
+        return
+
+
+def _expect_the_place_when_making_fails(
+    error: type[BaseException], failure: type[BaseException], pool_class: PoolClass
+) -> None:
+    """make() fails once, for whoever it is called; after that the pool lends as many as before."""
+    make = Make(failure)
     pool = pool_class(make, 1)
     passing_by = Borrower(pool)  # should models be made when they are asked for: one is there now
     passing_by.has_one()
     passing_by.go()
     make.fails = 1
-    _outcome_of_a_loan(pool, OnPurpose)
+    _outcome_of_a_loan(pool, error)
     for _ in range(2):
         after = Borrower(pool)
         try:
             if not after.has_one():
                 raise NotYet(
-                    "After an error make() was called and failed, once, and the place is lost: "
-                    "give the place back without a model, and let its next borrower call make()."
+                    f"After an error make() was called and raised {failure.__name__}, once, and the place is "
+                    "lost: give the place back without a model, and let its next borrower call make()."
                 )
-        except NotMade:
+        except failure:
             continue
-        _expect_not_spoilt([after], OnPurpose)
+        _expect_not_spoilt([after], error)
         after.go()
     if make.fails:
         raise NotYet("A borrower's work raised an error, and nobody called make() for a new model.")

@@ -67,6 +67,7 @@ def _state_at(moment: float, admitted: float | None, finished: float | None) -> 
 def check_queue_policy(make_policy: Callable[[int], Policy]) -> str:
     """Whether a policy's queue is as long as patience allows, and whoever wants least leaves it first."""
     size = getattr(make_policy(LIMIT), "max_queue_size", None)
+    _expect_its_own_capacity(make_policy)
     workloads = [poisson(30.0, 20, seed=seed, prompt_tokens=(2, 6), new_tokens=(2, 20)) for seed in range(5)]
     traces = [_traced(workload, make_policy(3)) for workload in workloads]
     in_order = all(_admissions(trace) == _arrivals(trace) for trace in traces)
@@ -78,9 +79,19 @@ def check_queue_policy(make_policy: Callable[[int], Policy]) -> str:
     for trace in traces:
         _expect_smallest_first(trace)
         _expect_no_free_place(trace)
+        _expect_turns(trace)
     return (
-        f"Whoever wants least is served first, no place stays free, and a queue of {size} fits the patience."
+        "Whoever wants least is served first, all who run take turns, no place stays free, and a queue of "
+        f"{size} fits the patience, for answers of {ANSWER} tokens."
     )
+
+
+def _expect_its_own_capacity(make_policy: Callable[[int], Policy]) -> None:
+    for given in (3, LIMIT):
+        if (capacity := make_policy(given).capacity) != given:
+            raise NotYet(
+                f"Made with max_concurrency {given}, its capacity is {capacity}: let it be what was given."
+            )
 
 
 def _expect_fitting_size(size: object) -> None:
@@ -179,6 +190,28 @@ def gap_at(limit: int) -> float:
     crowd = simulate((*long, *short), Interleaved(limit), server(PROMPT), max_queue_size=30)
     # Before the second token of the first user, everybody's prompt is computed.
     return max(request_metrics(crowd)[0].itls[1:])
+
+
+def _expect_turns(trace: Trace) -> None:
+    """Nobody who runs is passed over while all others have a turn, and then one of them again."""
+    most = trace.header.capacity
+    passed_over: dict[str, int] = {}  # steps since its last turn, of everybody who runs
+    for event in trace.events:
+        match event:
+            case Admitted():
+                passed_over[event.request] = 0
+            case Finished():
+                passed_over.pop(event.request, None)
+            case Stepped():
+                passed_over = {
+                    name: 0 if name in event.requests else steps + 1 for name, steps in passed_over.items()
+                }
+                longest = max(passed_over, key=passed_over.__getitem__, default="")
+                if longest and passed_over[longest] > most:
+                    raise NotYet(
+                        f"At {event.time:.2f} s {longest} runs and had no turn for {passed_over[longest]} "
+                        f"steps, with at most {most} running: view.running[0] computed longest ago."
+                    )
 
 
 @exercise

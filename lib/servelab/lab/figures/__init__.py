@@ -6,7 +6,6 @@ from servelab.lab.figures.drawing import Drawing
 from servelab.lab.figures.lines import lines
 from servelab.lab.figures.load import load_panels
 from servelab.lab.figures.memory_of_threads import memory_of_threads
-from servelab.lab.figures.occupancy import step_occupancy
 from servelab.lab.figures.pool import pool_timeline
 from servelab.lab.figures.queues import queue_state
 from servelab.lab.figures.sharing import sharing
@@ -29,7 +28,6 @@ __all__ = [
     "pool_timeline",
     "queue_state",
     "sharing",
-    "step_occupancy",
     "thread_steps",
 ]
 
