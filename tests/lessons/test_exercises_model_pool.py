@@ -10,7 +10,7 @@ import pytest
 
 from servelab.lab.exercises import Verdict, model_pool
 from servelab.lab.exercises.form import exercise
-from servelab.lab.exercises.model_pool import check_how_many, check_pool
+from servelab.lab.exercises.model_pool import check_choices, check_how_many, check_pool
 
 check_here = exercise(check_pool.__wrapped__)  # type: ignore[attr-defined]  # without a process for each
 
@@ -656,3 +656,27 @@ def test_how_many_fit(answer, verdict: Verdict, said: str) -> None:
     result = check_how_many(*answer)
     assert result.verdict is verdict
     assert said in result.seen
+
+
+RIGHT = ("batch", "pool", "neither", "pool")
+
+
+def test_pool_batch_or_neither() -> None:
+    assert check_choices(*RIGHT).verdict is Verdict.PASSED
+    assert check_choices(None, None, None, None).verdict is Verdict.NOT_STARTED
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [
+        (place, wrong)
+        for place, right in enumerate(RIGHT)
+        for wrong in ("pool", "batch", "neither", None, "a pool")
+        if wrong != right
+    ],
+)
+def test_each_wrong_choice_is_told_with_what_its_case_is_about(place: int, wrong: str | None) -> None:
+    answers = [*RIGHT[:place], wrong, *RIGHT[place + 1 :]]
+    result = check_choices(*answers)
+    assert result.verdict is Verdict.NOT_YET
+    assert ("translator", "searcher", "robot", "drawer")[place] in result.seen

@@ -77,6 +77,15 @@ def test_after_an_error_the_next_user_of_the_place_waits_for_a_new_instance() ->
     assert (pool.load().replaced, pool.load().returned, pool.load().idle) == (1, 1, 1)
 
 
+def test_an_error_that_is_caught_inside_the_loan_is_not_seen() -> None:
+    pool = ModelPool(Builds(), 1)
+    with pool.borrow() as instance, suppress(ConnectionError):
+        instance.append("half an answer")
+        raise ConnectionError("user 1 is gone")
+    assert pool.run(list) == ["half an answer"]
+    assert pool.load().replaced == 0
+
+
 @pytest.mark.parametrize(("leaving", "check", "builds"), [("", None, 5), ("", True, 1), ("half", True, 5)])
 def test_a_storm_of_errors_builds_each_time_unless_a_check_finds_the_instance_good(
     leaving: str, check: bool | None, builds: int
@@ -216,6 +225,14 @@ def test_on_one_network_a_larger_pool_completes_the_average_answer_later(cost: C
     assert all_1 == all_2 == all_6 == 42
     assert steps_1 < steps_2 < steps_6
     assert time_1 < time_2 < time_6
+
+
+def test_but_begins_it_earlier() -> None:
+    one, six = (
+        request_metrics(simulate(users(["Why?"] * 6, max_new_tokens=7), Interleaved(size))) for size in (1, 6)
+    )
+    assert [life.token_steps[0] for life in six] == [0, 1, 2, 3, 4, 5]
+    assert [life.token_steps[0] for life in one] == [0, 7, 14, 21, 28, 35]
 
 
 @costs

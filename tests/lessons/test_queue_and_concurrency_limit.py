@@ -105,6 +105,11 @@ def test_a_short_answer_behind_a_long_one_gains_its_last_word_too() -> None:
     assert last_steps([500, 10], Interleaved(2)) == [509, 19]
 
 
+def test_behind_two_long_ones_that_take_both_places_it_gains_nothing() -> None:
+    assert last_steps([500, 500, 10], Interleaved(2))[2] == last_steps([500, 500, 10], Sequential())[2]
+    assert last_steps([500, 500, 10], Interleaved(3))[2] < 40
+
+
 def test_in_front_of_a_long_one_it_loses() -> None:
     assert last_steps([10, 500], Sequential())[0] == 9
     assert last_steps([10, 500], Interleaved(2))[0] == 18
@@ -239,6 +244,17 @@ def test_at_limit_32_none_of_60_users_waits_before_the_answer_and_of_many_some_d
     assert sum(life.queue_wait > longest_step for life in request_metrics(many)) > 100
 
 
+def test_other_crowds_of_a_thousand_take_between_five_and_thirteen_times_at_load_0_95() -> None:
+    step = SHIPPED.seconds(1, 50)
+    found = []
+    for seed in range(1, 9):
+        come = poisson(0.95 / (60 * step), 1000, seed=seed, prompt_tokens=(1, 8), new_tokens=(60, 60))
+        run = simulate(come, Interleaved(4), max_queue_size=1000, cost=SHIPPED)
+        found.append(times_alone(request_metrics(run)))
+    assert 5 < min(found) < 6
+    assert 13 < max(found) < 14
+
+
 @costs
 def test_users_there_are_arrivals_per_second_times_time_there(cost: CostModel) -> None:
     """Little's law: counted at many moments, and calculated from load and mean time."""
@@ -248,10 +264,12 @@ def test_users_there_are_arrivals_per_second_times_time_there(cost: CostModel) -
     assert sum(there) / 500 == pytest.approx(0.8 * times_alone(run, cost), rel=0.1)
 
 
-def impatient(queue: int, cost: CostModel, patience: float = 500) -> int:
-    """As in the lesson."""
+def impatient(queue: int, cost: CostModel, patience: float = 500, seed: int | None = None) -> int:
+    """As in the lesson; with a seed users come by chance."""
     step = cost.seconds(1, 50)
     come = [65 * step * number for number in range(200)]
+    if seed is not None:
+        come = [arrival.at for arrival in poisson(1 / (65 * step), 200, seed=seed)]
     crowd = users(["Why?"] * 200, at=come, max_new_tokens=120, patience=patience * step)
     return summary(simulate(crowd, Interleaved(2), max_queue_size=queue, cost=cost)).served
 
@@ -262,3 +280,9 @@ def test_of_200_impatient_users_six_are_served_with_room_for_all_and_most_with_r
     assert impatient(2, cost) == 110
     assert impatient(3, cost) == 54
     assert max((2, 6, 8, 1000), key=lambda queue: impatient(queue, cost, patience=1000)) == 6
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_when_users_come_by_chance_one_place_too_many_loses_about_a_third(seed: int) -> None:
+    right, too_many = (impatient(queue, SHIPPED, seed=seed) for queue in (2, 3))
+    assert 0.55 < too_many / right < 0.75

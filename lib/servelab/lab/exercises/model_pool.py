@@ -1,4 +1,4 @@
-"""The exercises of the lesson on the model pool: say how many instances fit, and write a pool.
+"""The exercises of the lesson on the model pool: say how many instances fit, choose, and write a pool.
 
 `Pool(make, size)` lends models that `make()` made; `with pool.borrow() as model` waits for one. After an
 error in the body the model is not lent again, and its place gets a new one, as in servelab.pool. The checks
@@ -53,6 +53,31 @@ def check_how_many(full_copies: int | None, shared_weights: int | None) -> str:
         if needed + each <= DEVICE:
             raise NotYet(f"{count} instances with {name} need {needed:g} GB of {DEVICE}: one more would fit.")
     return f"{full_copies} with full copies, {shared_weights} when they share their weights."
+
+
+CHOICES = {
+    "translator": ("batch", "ten users wait for the same network at once, and one step can serve them all"),
+    "searcher": ("pool", "nearly all of the time is spent waiting, and ten can wait side by side"),
+    "robot": ("neither", "one request waits at a time, nobody else is there"),
+    "drawer": ("pool", "each GPU can have an instance of its own, and this class cannot take a batch"),
+}
+
+
+@exercise
+def check_choices(translator: str | None, searcher: str | None, robot: str | None, drawer: str | None) -> str:
+    """Whether a pool of several, a batch, or neither answers more requests a second; see the lesson."""
+    chosen = dict(zip(CHOICES, (translator, searcher, robot, drawer), strict=True))
+    if all(answer is None for answer in chosen.values()):
+        raise NotStarted("Write pool, batch or neither in place of each None, in quotation marks.")
+    for name, answer in chosen.items():
+        right, reason = CHOICES[name]
+        if answer not in ("pool", "batch", "neither"):
+            raise NotYet(f'{name} is {answer!r}: write "pool", "batch" or "neither".')
+        if answer != right:
+            raise NotYet(f"{name} is not {answer!r}: {reason}.")
+    return "Each for its own reason: " + "; ".join(
+        f"{name}, {reason}" for name, (_, reason) in CHOICES.items()
+    )
 
 
 class Lends(Protocol):
