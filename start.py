@@ -252,7 +252,6 @@ def set_up(machine: Machine, options: Options) -> None:
     pip("install", "--no-deps", *torch_source, torch_pin())
     say("Installing the other packages")
     pip("install", "--constraint", str(CONSTRAINTS), "--editable", options.kind.value)
-    silence_jupyter()
     PIP_LOG.unlink(missing_ok=True)  # tens of megabytes that nobody needs after a success
     for kind in {Kind.COURSE, options.kind}:
         stamp(kind).write_text(fingerprint(), encoding="utf-8")
@@ -365,12 +364,20 @@ def show_progress(lines: "Iterable[str]") -> None:
     print(f"{clear}  {packages} package{many}, {time.perf_counter() - began:.0f} s", flush=True)
 
 
-def silence_jupyter() -> None:
-    """Keep JupyterLab from asking about news and looking for updates: the course needs no network."""
-    settings = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
-    settings.parent.mkdir(parents=True, exist_ok=True)
-    quiet = {"fetchNews": "false", "checkForUpdates": False}
-    settings.write_text(json.dumps({"@jupyterlab/apputils-extension:notification": quiet}), encoding="utf-8")
+JUPYTER_SETTINGS = {
+    # No question about news, and no search for updates: the course needs no network.
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    # A lesson that is opened again the next day shows its guesses, sliders and players, and not dead ones.
+    "@jupyter-widgets/jupyterlab-manager:plugin": {"saveState": True},
+}
+
+
+def set_defaults_of_jupyter(folder: Path = VENV / "share" / "jupyter" / "lab" / "settings") -> None:
+    """Defaults of this environment only; whatever users set themselves goes before them."""
+    overrides, wanted = folder / "overrides.json", json.dumps(JUPYTER_SETTINGS, indent=1)
+    if not overrides.exists() or overrides.read_text(encoding="utf-8") != wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        overrides.write_text(wanted, encoding="utf-8")
 
 
 def explain_venv(output: str) -> str:
@@ -433,6 +440,9 @@ def make_copies(*arguments: str) -> int:
     return run_python("-m", "servelab.lab.lessons", *arguments)
 
 
+IDLE = 1800  # seconds until a kernel without use ends; never while its lesson is open in a browser
+
+
 def open_course(browser: bool) -> int:
     # Warnings only: what remains on the screen is the address.
     options = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={LESSONS}", "--ServerApp.log_level=WARN"]
@@ -442,6 +452,9 @@ def open_course(browser: bool) -> int:
         getattr(os, "geteuid", lambda: 1)() == 0
     ):  # in a container one often is root, and nobody else can connect
         options.append("--allow-root")
+    # A lesson that is closed keeps its kernel, and with it 1.5 GB. Results and guesses are in files.
+    options += [f"--MappingKernelManager.cull_idle_timeout={IDLE}", "--MappingKernelManager.cull_interval=60"]
+    set_defaults_of_jupyter()
     LESSONS.mkdir(exist_ok=True)
     say("Opening JupyterLab; stop it with Ctrl-C here")
     # Ctrl-C reaches JupyterLab too, which asks before it stops: this process only waits for the answer.

@@ -30,7 +30,8 @@ from servelab.lab import lessons
 REPOSITORY = Path(__file__).resolve().parents[1]
 LESSON = "02_queue_and_concurrency_limit.ipynb"
 RACES = "07_thread_safety.ipynb"
-BROWSER = runpy.run_path(str(REPOSITORY / "start.py"))["find_browser"]()
+SETUP = runpy.run_path(str(REPOSITORY / "start.py"))
+BROWSER = SETUP["find_browser"]()
 IDLE = re.compile(r"Python 3.*\| Idle")  # the status bar; the notebook's own indicator says idle too early
 START, RUN_ALL, CLICK = 60, 240, 30  # seconds of patience
 
@@ -53,6 +54,16 @@ class Lab:
     def page_of(self, notebook: str) -> str:
         return f"{self.address}/lab/tree/{notebook}?token={self.token}&reset"
 
+    def end_all_kernels(self) -> None:
+        """As if JupyterLab had been stopped for the night."""
+        headers = {"Authorization": f"token {self.token}"}
+        kernels = urllib.request.Request(f"{self.address}/api/kernels", headers=headers)
+        with urllib.request.urlopen(kernels) as reply:
+            running = [kernel["id"] for kernel in json.load(reply)]
+        for kernel in running:
+            address = f"{self.address}/api/kernels/{kernel}"
+            urllib.request.urlopen(urllib.request.Request(address, headers=headers, method="DELETE")).close()
+
     def answers(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.address}/api/status?token={self.token}", timeout=2) as reply:
@@ -62,8 +73,6 @@ class Lab:
 
 
 SETTINGS = {
-    # No question about news over the page, and no search for updates over the network.
-    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     # All cells are in the page, and not only those in view: the test looks at any of them.
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
 }
@@ -99,10 +108,12 @@ def private_folders(home: Path) -> dict[str, str]:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     home = tmp_path_factory.mktemp("lab")
     lessons.copy_new(copies=home / "my-lessons")
+    SETUP["set_defaults_of_jupyter"](home / "defaults")
     port, token = free_port(), secrets.token_hex(16)
     running = Lab(f"http://127.0.0.1:{port}", token, home / "my-lessons")
     options = [
         f"--ServerApp.root_dir={running.folder}",
+        f"--LabApp.app_settings_dir={home / 'defaults'}",
         "--ServerApp.ip=127.0.0.1",
         f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0",
@@ -287,11 +298,13 @@ def test_a_moved_slider_draws_another_picture(lab: Lab, page: Any) -> None:
     move_a_slider(page, place_of(lab, "lab.knobs("))
 
 
-def test_keys_step_through_a_player(lab: Lab, page: Any) -> None:
+def test_keys_step_through_a_player(page: Any) -> None:
+    step_through_the_first_player(page)
+
+
+def step_through_the_first_player(page: Any) -> None:
     from playwright.sync_api import expect
 
-    if not any("lab.player(" in cell["source"] for cell in cells(lab)):
-        pytest.skip("there is no player in this lesson")
     player = page.locator(".servelab-player").first
     player.scroll_into_view_if_needed()
     player.focus()
@@ -340,3 +353,25 @@ def test_the_lesson_on_races_runs_and_a_race_is_written_down(lab: Lab, browser: 
     page.keyboard.press("Shift+Enter")
     expect(output_at(page, place)).to_contain_text("Passed")
     assert errors(page) == []
+
+
+def test_a_lesson_opened_the_next_day_shows_guess_slider_and_player(
+    lab: Lab, browser: Any, page: Any
+) -> None:
+    from playwright.sync_api import expect
+
+    page.keyboard.press("Escape")
+    page.keyboard.press("ControlOrMeta+s")
+    expect(page.locator(".jp-mod-current .jp-DirtyIndicator, .lm-TabBar-tab.jp-mod-dirty")).to_have_count(0)
+    page.close()
+    lab.end_all_kernels()
+
+    again = opened(lab, browser, LESSON)
+    asked = place_of(lab, "lab.predict(")
+    expect(output_at(again, asked).locator("input[type=radio]:checked")).to_have_count(
+        1, timeout=1000 * START
+    )
+    expect(output_at(again, place_of(lab, "lab.compare(", after=asked))).to_contain_text("You expected")
+    expect(output_at(again, place_of(lab, "lab.knobs(")).locator("img").first).to_be_visible()
+    expect(again.get_by_text("model not found")).to_have_count(0)
+    step_through_the_first_player(again)
