@@ -355,6 +355,53 @@ def test_the_lesson_on_races_runs_and_a_race_is_written_down(lab: Lab, browser: 
     assert errors(page) == []
 
 
+# For everything with words and every bar in an output: how much it stands out from the page, as WCAG counts it.
+CONTRASTS = """(output) => {
+    const drawn = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const light = (colour, under) => {
+        drawn.fillStyle = under; drawn.fillRect(0, 0, 1, 1);
+        drawn.fillStyle = colour; drawn.fillRect(0, 0, 1, 1);
+        const [r, g, b] = [...drawn.getImageData(0, 0, 1, 1).data].slice(0, 3).map((one) => one / 255)
+            .map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const page = getComputedStyle(document.querySelector(".jp-Notebook")).backgroundColor;
+    const against = (colour) => {
+        const [one, other] = [light(colour, page), light(page, "white")];
+        return (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+    };
+    const found = [];
+    for (const part of output.querySelectorAll("*")) {
+        const {color, backgroundColor} = getComputedStyle(part);
+        const texts = [...part.childNodes].filter((one) => one.nodeType === Node.TEXT_NODE);
+        const words = texts.map((one) => one.data.trim()).join("");
+        if (words && part.getClientRects().length) found.push([words, against(color)]);
+        if (part.style.background && !words) found.push(["a bar", against(backgroundColor)]);
+    }
+    return found;
+}"""
+
+
+@pytest.mark.parametrize("theme", ["Dark", "Light"])
+def test_words_and_bars_are_seen_in_both_themes(lab: Lab, page: Any, theme: str, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    page.keyboard.press("Escape")
+    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Settings$")).click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Theme$")).hover()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^JupyterLab {theme}$")).click()
+    is_light = page.locator(f"body[data-jp-theme-light={'true' if theme == 'Light' else 'false'}]")
+    expect(is_light).to_have_count(1)
+    expect(page.locator("#jupyterlab-splash")).to_have_count(0)
+    for code in ("lab.watch(", "lab.predict(", "lab.compare(", "exercises.check_where("):
+        output = output_at(page, place_of(lab, code))
+        output.scroll_into_view_if_needed()
+        output.screenshot(path=tmp_path / f"{theme}-{code.strip('(')}.png")
+        found = output.evaluate(CONTRASTS)
+        assert found
+        assert [(words, round(ratio, 1)) for words, ratio in found if ratio < 4.5] == []
+
+
 def test_a_lesson_opened_the_next_day_shows_guess_slider_and_player(
     lab: Lab, browser: Any, page: Any
 ) -> None:

@@ -11,7 +11,7 @@ from html import escape
 
 from servelab.drivers import replay
 from servelab.engine import Engine
-from servelab.lab.figures.palette import user_colour
+from servelab.lab.figures.palette import letters, user_colour
 from servelab.model import TokenModel
 from servelab.policies import Policy
 from servelab.request import Request, RequestState
@@ -77,7 +77,7 @@ def _html_row(request: Request, place: int) -> str:
     return (
         f'<div style="border-left: 0.4em solid {colour}; padding: 0.1em 0.7em; margin: 0.3em 0; '
         f'min-height: 1.5em; white-space: pre-wrap">'
-        f'<b style="color: {colour}">{escape(request.user)}</b> {text}</div>'
+        f'<b style="color: {letters(colour)}">{escape(request.user)}</b> {text}</div>'
     )
 
 

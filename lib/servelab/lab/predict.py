@@ -14,10 +14,12 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from servelab.lab.figures.palette import PAGE_INK, USER_COLOURS, letters
 from servelab.lab.record import Guess, guesses, remember
 
 WITHIN = 2.0  # a guessed number counts as close within this factor
-YOU, RESULT = "#0072B2", "#222222"
+YOU, RESULT = USER_COLOURS[0], PAGE_INK
+YOU_EXPECTED, IT_WAS = f'<b style="color: {letters(YOU)}">← you expected</b>', "<b>← it was</b>"
 
 
 class Prediction:
@@ -167,10 +169,9 @@ def _choice_rows(comparison: Comparison) -> str:
     """Every choice, with words beside the expected one and the one that came true."""
     rows = []
     for choice in comparison.prediction.choices:
-        marks = (
-            [f'<b style="color: {YOU}">← you expected</b>'] if choice == comparison.prediction.guess else []
+        marks = [YOU_EXPECTED] * (choice == comparison.prediction.guess) + [IT_WAS] * (
+            choice == comparison.was
         )
-        marks += [f'<b style="color: {RESULT}">← it was</b>'] if choice == comparison.was else []
         weight = "600" if marks else "400"
         rows.append(
             f'<div><span style="font-weight: {weight}">{escape(choice)}</span> {" ".join(marks)}</div>'

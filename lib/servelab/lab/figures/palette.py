@@ -14,6 +14,7 @@ from matplotlib import font_manager
 
 USER_COLOURS = ("#0072B2", "#B8500A", "#00755E", "#A0457A", "#6A4C9C", "#7A6200", "#3B6E8F", "#8C2F2F")
 INK = "#222222"
+PAGE_INK = f"var(--jp-content-font-color1, {INK})"  # JupyterLab's, in its light and dark themes
 FAINT = "#666666"
 WAITING = "#CC79A7"
 REFUSED = "#B00020"
@@ -50,6 +51,11 @@ def pale(colour: str) -> str:
     """The colour, four fifths of it white."""
     channels = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return "#" + "".join(f"{round(255 - (255 - one) / 5):02X}" for one in channels)
+
+
+def letters(colour: str) -> str:
+    """A colour for letters in HTML, drawn towards the page's own so that it reads on light and on dark."""
+    return f"color-mix(in srgb, {colour} 60%, {PAGE_INK})"
 
 
 @cache
