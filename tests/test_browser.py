@@ -355,7 +355,7 @@ def test_the_lesson_on_races_runs_and_a_race_is_written_down(lab: Lab, browser: 
     assert errors(page) == []
 
 
-# For everything with words and every bar in an output: how much it stands out from the page, as WCAG counts it.
+# Everything with words and every bar in an output, with its contrast to the page, as WCAG counts it.
 CONTRASTS = """(output) => {
     const drawn = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
     const light = (colour, under) => {
