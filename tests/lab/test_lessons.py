@@ -85,7 +85,7 @@ def test_the_originals_are_left_alone(originals: Path, copies: Path) -> None:
     assert (originals / "01_tokens.ipynb").read_bytes() == before
 
 
-@pytest.mark.parametrize("named", ["02", "02_queue", "queue", "02_queue.ipynb"])
+@pytest.mark.parametrize("named", ["02", "2", "02_queue", "queue", "02_queue.ipynb"])
 def test_starting_again_keeps_the_old_copy(named: str, originals: Path, copies: Path) -> None:
     lessons.copy_new(originals, copies)
     (copies / "02_queue.ipynb").write_text("my work", encoding="utf-8")
@@ -133,7 +133,9 @@ def test_the_command_says_where_the_lessons_are(capsys) -> None:
     assert lessons.main([]) == 0
     assert capsys.readouterr().out.startswith("Your lessons are in ")
     assert lessons.main(["--fresh", "02"]) == 0
-    assert "your old one in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Your old one is in" in said
+    assert "Is the lesson open?" in said
 
 
 @pytest.mark.usefixtures("command_line")

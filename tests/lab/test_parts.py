@@ -79,6 +79,16 @@ def test_a_number_comes_back_as_it_can_be_read() -> None:
     assert predict("How many?").guess == 1230
 
 
+@pytest.mark.parametrize("typed", ["six", "50%", "about 3", "nan"])
+def test_what_is_no_number_is_told_at_once_and_never_lost(typed: str) -> None:
+    asked = predict(f"How many, {typed}?")
+    asked._field.value = typed
+    assert "in digits" in asked._note.value
+    assert (asked._field.value, asked.guess) == (typed, None)
+    asked._field.value = "6"
+    assert (asked._note.value, asked.guess) == ("", 6)
+
+
 def test_a_guess_made_after_seeing_is_marked_in_the_next_run_too() -> None:
     ask_and_compare()._field.value = "soon"
     again = ask_and_compare()

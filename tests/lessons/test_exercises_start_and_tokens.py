@@ -28,11 +28,14 @@ def test_nobody_waits(limit: int, verdict: Verdict) -> None:
         (26, "yields the first"),
         (1, "How many"),
         (25, "25 steps"),
+        ("25", "without quotation marks"),
+        (25.0, "a whole number"),
+        (True, "a whole number"),
     ],
 )
 def test_how_many_steps(answer, said: str) -> None:
     assert said in check_steps(answer).seen
-    assert (check_steps(answer).verdict is Verdict.PASSED) == (answer == 25)
+    assert (check_steps(answer).verdict is Verdict.PASSED) == (said == "25 steps")
 
 
 def with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids):

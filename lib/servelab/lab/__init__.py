@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from servelab.lab.errors import shorten_in_notebooks
 from servelab.lab.figures import (
     Drawing,
     interleaving_timeline,
@@ -65,3 +66,5 @@ __all__ = [
 
 # It needs torch, which most lessons and every check of an exercise load later or never.
 __getattr__ = imported_on_use(__name__, {"hammered": "servelab.lab.figures.hammer"})
+
+shorten_in_notebooks()

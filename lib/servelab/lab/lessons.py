@@ -73,7 +73,7 @@ def _lessons(originals: Path) -> list[Path]:
 
 def _find(lesson: str, originals: Path) -> Path:
     names = [original.stem for original in _lessons(originals)]
-    wanted = lesson.removesuffix(".ipynb")
+    wanted = lesson.removesuffix(".ipynb").zfill(2)  # 2 is lesson 02
     matches = [name for name in names if wanted in (name, name.partition("_")[0], name.partition("_")[2])]
     if not matches:
         known = ", ".join(names) or "none yet"
@@ -98,9 +98,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{len(new)} new lessons in {COPIES}" if new else f"Your lessons are in {COPIES}")
         else:
             fresh = start_again(lesson)
-            print(
-                f"A fresh copy is in {fresh.copy}" + (f", your old one in {fresh.kept}" if fresh.kept else "")
-            )
+            print(f"A fresh copy is in {fresh.copy}")
+            if fresh.kept:
+                print(f"Your old one is in {fresh.kept}")
+                print("Is the lesson open? Choose Reload Notebook from Disk in the File menu, or Revert.")
     except LessonError as problem:
         print(problem, file=sys.stderr)
         return 1

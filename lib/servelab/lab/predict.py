@@ -21,6 +21,8 @@ WITHIN = 2.0  # a guessed number counts as close within this factor
 YOU, RESULT = USER_COLOURS[0], PAGE_INK
 YOU_EXPECTED, IT_WAS = f'<b style="color: {letters(YOU)}">← you expected</b>', "<b>← it was</b>"
 
+NOT_UNDERSTOOD = "This is no number yet: write it in digits, such as 6 or 0.5, without a unit."
+
 
 class Prediction:
     """A question with its widget. `guess` is None until the learner has answered, in whichever run.
@@ -44,7 +46,8 @@ class Prediction:
             self._field.disabled = bool(kept.was) and not kept.after_seeing
         self._field.observe(self._answered, names="value")
         heading = widgets.HTML(f"<b>Your guess:</b> {escape(question)}")
-        self._box = widgets.VBox([heading, self._field])
+        self._note = widgets.HTML()
+        self._box = widgets.VBox([heading, self._field, self._note])
 
     def settle(self) -> None:
         """A guess whose result has been seen stays as it was."""
@@ -62,6 +65,8 @@ class Prediction:
         return number if math.isfinite(number) else None
 
     def _answered(self, _: object) -> None:
+        not_understood = self.guess is None and self._field.value
+        self._note.value = NOT_UNDERSTOOD if not_understood else ""
         if self.guess is None:
             return
         if self.comparison is None:

@@ -7,15 +7,14 @@ it, shortened to their lines.
 from __future__ import annotations
 
 import functools
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from html import escape
-from pathlib import Path
 from typing import ParamSpec
 
 import servelab
+from servelab.lab.errors import their_lines
 from servelab.lab.exercises.alone import DEADLINE, CannotTravel, TookTooLong, run_alone
 
 Parameters = ParamSpec("Parameters")
@@ -53,6 +52,15 @@ class NotYet(Exception):
 
 class NotStarted(Exception):
     """Raised inside a check: the stub is as it was."""
+
+
+def whole_number(answer: object) -> int:
+    """The answer of an exercise that asks for one; raises NotYet for anything else."""
+    if isinstance(answer, str):
+        raise NotYet(f"You answered {answer!r}, which is a text: write a number, without quotation marks.")
+    if not isinstance(answer, int) or isinstance(answer, bool):
+        raise NotYet(f"You answered {answer!r}: write a whole number.")
+    return answer
 
 
 def exercise(check: Callable[Parameters, str]) -> Callable[Parameters, Result]:
@@ -100,14 +108,4 @@ def _judged(check: Callable[..., str], *arguments: object, **named: object) -> R
     except servelab.InvalidPlan as invalid:
         return Result(Verdict.NOT_YET, str(invalid))
     except Exception as error:
-        return Result(Verdict.NOT_YET, f"Your code raised an error.\n{_their_lines(error)}")
-
-
-def _their_lines(error: Exception) -> str:
-    """The traceback without the library's own frames."""
-    library = str(Path(servelab.__file__).parent)
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(library)
-    ]
-    lines = [f"line {frame.lineno}, in {frame.name}: {frame.line}" for frame in frames]
-    return "\n".join([*lines, f"{type(error).__name__}: {error}"])
+        return Result(Verdict.NOT_YET, f"Your code raised an error.\n{their_lines(error)}")

@@ -18,7 +18,7 @@ from random import Random
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
-from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
+from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone, whole_number
 from servelab.thread_safety.explorer.user_code import is_yours
 
 PATIENCE = 1.5  # seconds until a borrower who could go on counts as forgotten
@@ -39,11 +39,9 @@ def check_how_many(full_copies: int | None, shared_weights: int | None) -> str:
     """How many instances fit on the device, with weights of their own and with shared ones."""
     if full_copies is None or shared_weights is None:
         raise NotStarted("Write two numbers in place of None.")
-    if not all(isinstance(one, int) for one in (full_copies, shared_weights)):
-        raise NotYet("Write whole numbers, without quotation marks.")
     for name, count, once, each in (
-        ("full copies", full_copies, 0, WEIGHTS + OWN_STATE),
-        ("shared weights", shared_weights, WEIGHTS, OWN_STATE),
+        ("full copies", whole_number(full_copies), 0, WEIGHTS + OWN_STATE),
+        ("shared weights", whole_number(shared_weights), WEIGHTS, OWN_STATE),
     ):
         needed = once + count * each
         if needed > DEVICE:

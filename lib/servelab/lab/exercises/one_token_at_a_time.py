@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from servelab.drivers import simulate
-from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
+from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone, whole_number
 from servelab.policies import Sequential
 from servelab.trace import Stepped
 from servelab.workloads import users
@@ -23,6 +23,7 @@ def check_steps(answer: int | None) -> str:
     """How many steps a prompt of 40 tokens and an answer of 25, the stop token included, take."""
     if answer is None:
         raise NotStarted("Write a number in place of None.")
+    answer = whole_number(answer)
     prompt = " ".join(["word"] * 40)
     steps = sum(1 for _ in simulate(users([prompt], max_new_tokens=25), Sequential()).of_kind(Stepped))
     if answer in (40 + 25, 40 + 24):

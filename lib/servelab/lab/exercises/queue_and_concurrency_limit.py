@@ -8,7 +8,7 @@ from itertools import count
 from servelab.clock import VirtualClock
 from servelab.drivers import run, simulate
 from servelab.engine import Engine
-from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
+from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone, whole_number
 from servelab.metrics import request_metrics
 from servelab.policies import Interleaved, Policy
 from servelab.scripted import ScriptedModel
@@ -219,7 +219,7 @@ def check_largest_limit(answer: int | None) -> str:
     """The largest limit whose longest gap stays within `GAP` seconds."""
     if answer is None:
         raise NotStarted("Write a number in place of None.")
-    if not isinstance(answer, int) or answer < 1:
+    if whole_number(answer) < 1:
         raise NotYet(f"You answered {answer!r}; a limit is a whole number from 1.")
     if answer == int(GAP / STEP):
         raise NotYet(
