@@ -266,6 +266,20 @@ def test_the_first_guess_is_shown_when_its_cell_runs_again(lab: Lab, page: Any) 
     expect(choices.first).to_be_disabled()
 
 
+def test_a_question_is_one_stop_for_the_tab_key_and_arrows_move_within_it(lab: Lab, page: Any) -> None:
+    from playwright.sync_api import expect
+
+    first = place_of(lab, "lab.predict(")
+    choices = output_at(page, place_of(lab, "lab.predict(", after=first)).locator("input[type=radio]")
+    choices.first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(choices.nth(1)).to_be_checked()
+    expect(choices.nth(1)).to_be_focused()
+    assert choices.nth(1).evaluate("one => getComputedStyle(one).outlineStyle") != "none"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.type") != "radio"
+
+
 def wait_until_idle_again(page: Any, lab: Lab, lesson: str = LESSON) -> None:
     """The last cell shows its result only when all before it have run."""
     from playwright.sync_api import expect
@@ -282,12 +296,11 @@ def move_a_slider(page: Any, place: int) -> None:
     from playwright.sync_api import expect
 
     before = picture(page, place)
-    slider = output_at(page, place).locator(".widget-slider, .widget-hslider").first
-    handle, readout = slider.locator(".noUi-handle"), slider.locator(".widget-readout")
-    shown = readout.inner_text()
-    handle.focus()
+    slider = output_at(page, place).get_by_role("slider").first
+    shown = slider.get_attribute("aria-valuetext")
+    slider.focus()
     page.keyboard.press("ArrowRight")
-    expect(readout).not_to_have_text(shown)
+    expect(slider).not_to_have_attribute("aria-valuetext", str(shown))
     deadline = time.monotonic() + CLICK
     while picture(page, place) == before:
         assert time.monotonic() < deadline, "the picture is still the one before"
@@ -393,7 +406,7 @@ def test_words_and_bars_are_seen_in_both_themes(lab: Lab, page: Any, theme: str,
     is_light = page.locator(f"body[data-jp-theme-light={'true' if theme == 'Light' else 'false'}]")
     expect(is_light).to_have_count(1)
     expect(page.locator("#jupyterlab-splash")).to_have_count(0)
-    for code in ("lab.watch(", "lab.predict(", "lab.compare(", "exercises.check_where("):
+    for code in ("lab.watch(", "lab.predict(", "lab.compare(", "lab.knobs(", "exercises.check_where("):
         output = output_at(page, place_of(lab, code))
         output.scroll_into_view_if_needed()
         output.screenshot(path=tmp_path / f"{theme}-{code.strip('(')}.png")

@@ -60,16 +60,16 @@ def ask_and_compare(guess: str = "") -> Prediction:
 
 def test_a_guess_is_there_again_in_the_next_run_and_stays_the_first() -> None:
     first = ask_and_compare("soon")
-    assert first._field.disabled
+    assert first._field.settled
     again = ask_and_compare()
-    assert (again.guess, again._field.disabled) == ("soon", True)
+    assert (again.guess, again._field.settled) == ("soon", True)
     assert record().guesses == [Guess("When?", "soon", "late", False)]
 
 
 def test_a_guess_may_be_changed_until_its_result_was_seen() -> None:
     predict("When?", ["soon", "late"])._field.value = "soon"
     again = predict("When?", ["soon", "late"])
-    assert (again.guess, again._field.disabled) == ("soon", False)
+    assert (again.guess, again._field.settled) == ("soon", False)
     again._field.value = "late"
     assert guesses()["When?"].guess == "late"
 
@@ -83,17 +83,17 @@ def test_a_number_comes_back_as_it_can_be_read() -> None:
 def test_what_is_no_number_is_told_at_once_and_never_lost(typed: str) -> None:
     asked = predict(f"How many, {typed}?")
     asked._field.value = typed
-    assert "in digits" in asked._note.value
+    assert "in digits" in asked._field.note
     assert (asked._field.value, asked.guess) == (typed, None)
     asked._field.value = "6"
-    assert (asked._note.value, asked.guess) == ("", 6)
+    assert (asked._field.note, asked.guess) == ("", 6)
 
 
 def test_a_guess_made_after_seeing_is_marked_in_the_next_run_too() -> None:
     ask_and_compare()._field.value = "soon"
     again = ask_and_compare()
     assert again.after_seeing
-    assert not again._field.disabled
+    assert not again._field.settled
 
 
 def test_a_guess_that_is_no_longer_among_the_choices_counts_as_none() -> None:
@@ -152,9 +152,12 @@ def test_a_knob_redraws_and_a_picture_is_there_without_a_kernel() -> None:
         return load_panels(trace, says=f"Limit {limit}.")
 
     panel = knobs(draw, limit=[1, 2, 4])
-    before = panel._image.value
-    panel._sliders["limit"].value = 4
-    assert panel._image.value != before
+    before = panel.picture
+    panel.places = [2]
+    assert panel.picture != before
+    assert "Limit 4." in panel.words
+    panel.places = [1]
+    assert panel.picture == before
     data, _ = panel._repr_mimebundle_()
     assert data["image/png"].startswith(b"\x89PNG")
     assert "application/vnd.jupyter.widget-view+json" in data

@@ -15,6 +15,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from servelab.lab.figures.palette import PAGE_INK, USER_COLOURS, letters
+from servelab.lab.question import Question, form
 from servelab.lab.record import Guess, guesses, remember
 
 WITHIN = 2.0  # a guessed number counts as close within this factor
@@ -34,30 +35,22 @@ class Prediction:
         self.question = question
         self.choices = tuple(choices)
         self.comparison: Comparison | None = None
-        self._field: Any = (
-            widgets.RadioButtons(options=self.choices, value=None, layout={"width": "auto"})
-            if self.choices
-            else widgets.Text(placeholder="a number", layout={"width": "10em"}, continuous_update=False)
-        )
+        self._field = Question(question, self.choices)
         kept = guesses().get(question)
         self.after_seeing = kept is not None and kept.after_seeing
         if kept is not None and (not self.choices or kept.guess in self.choices):
             self._field.value = kept.guess
-            self._field.disabled = bool(kept.was) and not kept.after_seeing
+            self._field.settled = bool(kept.was) and not kept.after_seeing
         self._field.observe(self._answered, names="value")
-        heading = widgets.HTML(f"<b>Your guess:</b> {escape(question)}")
-        self._note = widgets.HTML()
-        self._box = widgets.VBox([heading, self._field, self._note])
 
     def settle(self) -> None:
         """A guess whose result has been seen stays as it was."""
-        self._field.disabled = self.guess is not None and not self.after_seeing
+        self._field.settled = self.guess is not None and not self.after_seeing
 
     @property
     def guess(self) -> str | float | None:
         if self.choices:
-            chosen: str | None = self._field.value
-            return chosen
+            return self._field.value or None
         try:
             number = float(self._field.value.replace(",", "."))
         except ValueError:
@@ -66,7 +59,7 @@ class Prediction:
 
     def _answered(self, _: object) -> None:
         not_understood = self.guess is None and self._field.value
-        self._note.value = NOT_UNDERSTOOD if not_understood else ""
+        self._field.note = NOT_UNDERSTOOD if not_understood else ""
         if self.guess is None:
             return
         if self.comparison is None:
@@ -76,7 +69,8 @@ class Prediction:
         self.comparison.redraw()
 
     def _repr_mimebundle_(self, **settings: Any) -> Any:
-        return with_fallback(self._box, {"text/plain": repr(self)}, **settings)
+        fallback = {"text/plain": repr(self), "text/html": form(self.question, self.choices)}
+        return with_fallback(self._field, fallback, **settings)
 
     def __repr__(self) -> str:
         choices = "".join(f"\n( ) {choice}" for choice in self.choices)
