@@ -435,3 +435,28 @@ def test_a_lesson_opened_the_next_day_shows_guess_slider_and_player(
     expect(output_at(again, place_of(lab, "lab.knobs(")).locator("img").first).to_be_visible()
     expect(again.get_by_text("model not found")).to_have_count(0)
     step_through_the_first_player(again)
+
+
+def test_a_page_without_a_kernel_takes_a_guess_and_then_shows_what_happened(
+    browser: Any, tmp_path: Path
+) -> None:
+    """Without a kernel, and on a phone, where nothing makes the whole page scroll sideways."""
+    from playwright.sync_api import expect
+
+    from servelab.lab.editions import html
+
+    html.run(tmp_path)
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.goto((tmp_path / LESSON).with_suffix(".html").as_uri())
+    result = page.locator(".servelab-comparison").first
+    expect(result).to_be_hidden()
+    page.locator(".servelab-question input").first.check()
+    page.locator("details.reveal summary").first.click()
+    expect(result).to_be_visible()
+    said = result.evaluate("one => getComputedStyle(one, '::before').content")
+    assert "You expected" in said
+    for lesson in tmp_path.glob("*.html"):
+        page.goto(lesson.as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400, lesson.name
+    page.close()

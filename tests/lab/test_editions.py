@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from servelab.lab.editions.page import outside, page
 from servelab.lab.editions.timetable import BREAK_AFTER, CLOSING, LENGTHS, timetable
 from servelab.lab.lessons import ORIGINALS
 from servelab.lab.player.player import player_data
+from servelab.lab.predict import compare, predict
 
 HEAD = """# A title & more
 
@@ -166,6 +168,29 @@ def test_a_link_to_a_lesson_leads_to_its_page_and_folded_sources_are_left_out(tm
     page = html.body(path)
     assert 'href="02_second.html"' in page
     assert "folded" not in page
+
+
+def a_guess_and_its_result() -> list[dict[str, Any]]:
+    asked = predict("When?", ["soon", "late"])
+    shown = [asked._repr_mimebundle_(), compare(asked, was="late", because="So.")._repr_mimebundle_()]
+    cells = [
+        code('asked = lab.predict("When?", ["soon", "late"])\nasked', shown[0]),
+        code("run()", {"text/plain": "it tells all"}),
+        code('lab.compare(asked, was="late", because="So.")', shown[1]),
+        written("Afterwards"),
+    ]
+    return [{**cell, "id": f"guess-{place}"} for place, cell in enumerate(cells)]
+
+
+def test_what_answers_a_question_is_folded_away_until_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "01_a.ipynb"
+    path.write_text(json.dumps({**NOTEBOOK, "cells": a_guess_and_its_result()}), encoding="utf-8")
+    before, folded, after = re.split(r'<details class="reveal">|</details>', html.body(path))
+    assert '<input type="radio" name="When?" value="soon">' in before
+    assert "it tells all" in folded
+    assert "It was: late" in folded
+    assert "No guess" not in folded
+    assert "Afterwards" in after
 
 
 def test_no_page_of_the_course_fetches_anything(tmp_path: Path) -> None:

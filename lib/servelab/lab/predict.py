@@ -106,7 +106,8 @@ class Comparison:
     def _repr_html_(self) -> str:
         rows = _choice_rows(self) if self.prediction.choices else _number_rows(self)
         return (
-            f'<div style="border-left: 0.4em solid {YOU}; padding: 0.3em 0.8em; max-width: 46em">'
+            f'<div class="servelab-comparison" style="border-left: 0.4em solid {YOU}; '
+            'padding: 0.3em 0.8em; max-width: 46em">'
             f"{rows}<div>{escape(self._sentence())}</div></div>"
         )
 

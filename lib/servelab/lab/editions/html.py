@@ -1,7 +1,8 @@
 """The course as static pages: every lesson with its saved results, readable without Python or network.
 
 nbconvert turns cells into HTML; the frame is ours (`page`). A widget needs a kernel, so what is shown
-is the picture saved beside it; only the player, which needs none, is put in whole.
+is the picture saved beside it; only the player, which needs none, is put in whole. A question can be
+answered here too: everything up to its result is folded away until the reader opens it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
 from nbformat import NotebookNode
 
-from servelab.lab.editions.lesson import Lesson, lessons
+from servelab.lab.editions.lesson import COMMENT_ON_THE_GUESS, Lesson, guessed_parts, lessons
 from servelab.lab.editions.outputs import WIDGET_VIEW, merged_streams
 from servelab.lab.editions.page import markdown_page, page
 from servelab.lab.player import STATIC, player_fragment
@@ -31,6 +32,15 @@ and to solve the exercises, start them with `python start.py`.
 | | Lesson | After it you can | Time |
 |---|---|---|---|"""
 
+
+REVEAL = '<details class="reveal"><summary>Guess first. Then open this: what happened</summary>{}</details>'
+SHOW_GUESS = """<script>
+for (const question of document.querySelectorAll(".servelab-question")) {
+  const later = (one) => question.compareDocumentPosition(one) & Node.DOCUMENT_POSITION_FOLLOWING;
+  const result = [...document.querySelectorAll(".servelab-comparison")].find(later);
+  if (result) question.addEventListener("change", (event) => (result.dataset.expected = event.target.value));
+}
+</script>"""
 
 LESSON_LINK = re.compile(r"\]\((\d\d_\w+)\.ipynb\)")
 
@@ -51,6 +61,8 @@ class WithoutKernel(Preprocessor):
         for output in cell.outputs:
             data = output.get("data", {})
             data.pop(WIDGET_VIEW, None)
+            if "text/html" in data:
+                data["text/html"] = COMMENT_ON_THE_GUESS.sub("", data["text/html"])
             if STATIC in data:
                 picture = base64.b64decode(data["image/png"])
                 data["text/html"] = player_fragment(data.pop(STATIC), picture, data["text/plain"])
@@ -77,8 +89,16 @@ def body(notebook: Path) -> str:
         template_name="basic", preprocessors=[WithoutKernel]
     )
     read = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-    converted: str = exporter.from_notebook_node(read)[0]
-    return converted
+    cells, done, parts = read.cells, 0, []
+
+    def converted(first: int, end: int) -> str:
+        read.cells = cells[first:end]
+        return str(exporter.from_notebook_node(read)[0])
+
+    for asked, compared in guessed_parts(cells):
+        parts += [converted(done, asked + 1), REVEAL.format(converted(asked + 1, compared + 1))]
+        done = compared + 1
+    return "".join([*parts, converted(done, len(cells)), SHOW_GUESS if parts else ""])
 
 
 def index(everything: Sequence[Lesson]) -> str:

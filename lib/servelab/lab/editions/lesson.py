@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ FOLDED = re.compile(
     r"<details>\s*<summary>(?P<summary>.*?)</summary>(?P<body>.*?)</details>[ \t]*\n?", re.DOTALL
 )
 HEADING = r"(?m:^#{2,3} (?P<title>[^\n]+)$)"
-COMMENT_ON_THE_GUESS = re.compile(r"\s*\(No guess[^)]*\)$")
+COMMENT_ON_THE_GUESS = re.compile(r"\s*\(No guess[^)]*\)")
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,20 @@ def _predictions(notebook: Notebook) -> Iterator[Prediction]:
                     asked[target] = (str(question), offered)
                 case "lab.compare", [ast.Name(id=name), *_] if name in asked:
                     yield Prediction(*asked[name], *_result(cell))
+
+
+def guessed_parts(cells: Sequence[Notebook]) -> Iterator[tuple[int, int]]:
+    """Where each question is asked and where it is answered, as places of cells; none lies in another."""
+    asked: dict[str, int] = {}
+    done = -1
+    for place, cell in enumerate(cells):
+        for target, call in _calls(cell):
+            match ast.unparse(call.func), call.args:
+                case "lab.predict", _:
+                    asked[target] = place
+                case "lab.compare", [ast.Name(id=name), *_] if asked.get(name, -1) > done:
+                    yield asked[name], place
+                    done = place
 
 
 def _calls(cell: Notebook) -> Iterator[tuple[str, ast.Call]]:

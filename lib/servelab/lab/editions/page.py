@@ -41,7 +41,12 @@ details pre { background: var(--code); }
 .output_area pre { margin: 0; white-space: pre-wrap; font-size: .88rem; }
 details { margin: .5rem 0; padding: .3rem .8rem; border: 1px solid var(--line); border-radius: .3rem; }
 summary { cursor: pointer; }
-table { border-collapse: collapse; margin: 1rem 0; }
+.servelab-question { border: 0; margin: 0; padding: 0; }
+.servelab-question label { display: block; line-height: 1.7; }
+.servelab-comparison[data-expected]::before { content: "You expected: " attr(data-expected);
+  font-weight: 600; }
+:not(pre) > code { overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 """
 
