@@ -186,7 +186,7 @@ def test_what_answers_a_question_is_folded_away_until_it_is_opened(tmp_path: Pat
     path = tmp_path / "01_a.ipynb"
     path.write_text(json.dumps({**NOTEBOOK, "cells": a_guess_and_its_result()}), encoding="utf-8")
     before, folded, after = re.split(r'<details class="reveal">|</details>', html.body(path))
-    assert '<input type="radio" name="When?" value="soon">' in before
+    assert re.search('<input [^>]*type="radio" value="soon"', before)
     assert "it tells all" in folded
     assert "It was: late" in folded
     assert "No guess" not in folded

@@ -46,6 +46,7 @@ summary { cursor: pointer; }
 .servelab-comparison[data-expected]::before { content: "You expected: " attr(data-expected);
   font-weight: 600; }
 :not(pre) > code { overflow-wrap: anywhere; }
+pre { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 """
