@@ -5,9 +5,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from servelab.lab.exercises import Verdict, exercise
-from servelab.lab.exercises.thread_safety import check_chat, check_not_to_be_shared, check_schedule
+from servelab.lab.exercises.thread_safety import (
+    check_chat,
+    check_examples,
+    check_not_to_be_shared,
+    check_schedule,
+)
 
 
 @pytest.mark.parametrize(
@@ -375,3 +381,38 @@ def test_two_is_the_least_and_648_orders_end_there() -> None:
     assert ends[:3] == [0, 0, 648]
     assert ends[6] == 20
     assert sum(ends) == 48_620
+
+
+class Scaled(torch.nn.Module):
+    """As in the lesson."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 1.0
+
+    def forward(self, x):
+        if x.max() > self.largest:
+            self.largest = float(x.max())
+        return x / self.largest
+
+
+SMALL, LARGE = torch.tensor([0.1, 0.2]), torch.tensor([3.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "verdict", "said"),
+    [
+        (None, None, Verdict.NOT_STARTED, "two tensors"),
+        (SMALL, LARGE, Verdict.PASSED, "alone: safe"),
+        (SMALL.view(1, 2), LARGE.view(2, 1), Verdict.PASSED, "alone: safe"),
+        (SMALL, SMALL + 0.1, Verdict.NOT_YET, "safe with both"),
+        (LARGE, SMALL, Verdict.NOT_YET, "unsafe already with one alone"),
+        (LARGE, LARGE, Verdict.NOT_YET, "unsafe already with one alone"),
+        ([0.1], LARGE, Verdict.NOT_YET, "write a tensor"),
+        (SMALL, 3.0, Verdict.NOT_YET, "write a tensor"),
+    ],
+)
+def test_two_examples_of_which_one_alone_shows_nothing(one, other, verdict: Verdict, said: str) -> None:
+    result = check_examples(Scaled, one, other)
+    assert result.verdict is verdict
+    assert said in result.seen

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import servelab
 from servelab import lab
@@ -38,7 +39,7 @@ def _all_code(cells: list[dict[str, Any]]) -> str:
 
 def run(imports: str, source: str) -> Result:
     """Run a cell's code in the world that its lesson has made by then; the last line is the check."""
-    world: dict[str, Any] = {"sl": servelab, "lab": lab, "__name__": "__main__"}
+    world: dict[str, Any] = {"sl": servelab, "lab": lab, "torch": torch, "__name__": "__main__"}
     exec(imports, world)
     world["three_users"] = servelab.users(["a", "b", "c"], max_new_tokens=4)
     if "busy_moment" in source:
@@ -54,4 +55,5 @@ def test_the_solution_passes_and_the_stub_is_not_started(
 ) -> None:
     assert solution is not None
     assert run(imports, stub).verdict is Verdict.NOT_STARTED
-    assert run(imports, f"{solution}\n{stub.rstrip().splitlines()[-1]}").verdict is Verdict.PASSED
+    *given, check = stub.rstrip().splitlines()
+    assert run(imports, "\n".join([*given, solution, check])).verdict is Verdict.PASSED

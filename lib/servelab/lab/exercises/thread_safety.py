@@ -1,4 +1,4 @@
-"""The exercises of the lesson on thread safety: what must not be shared, a chat to mend, a schedule."""
+"""The exercises of the lesson on thread safety: what must not be shared, a chat, two examples, a schedule."""
 
 from __future__ import annotations
 
@@ -214,6 +214,25 @@ def adding(kind: type[Tally], threads: int = 2, times: int = 1) -> CriticalSecti
             kind.add(tally)
 
     return CriticalSection(kind, [add] * threads, all_counted, watch=lambda one: f"value = {one.value}")
+
+
+@exercise
+def check_examples(layer: Callable[[], Any], one: Any, other: Any) -> str:
+    """Two inputs, of which the first alone does not show that a layer must not be shared."""
+    from torch import Tensor
+
+    from servelab.thread_safety import Verdict, audit
+
+    if one is None or other is None:
+        raise NotStarted("Write two tensors in place of None, such as torch.tensor([0.1, 0.2]).")
+    for given in (one, other):
+        if not isinstance(given, Tensor):
+            raise NotYet(f"This is {given!r}: write a tensor, such as torch.tensor([0.1, 0.2]).")
+    if (alone := audit(layer().eval(), one)).verdict is not Verdict.SAFE:
+        raise NotYet(f"The audit finds it {alone.verdict.value} already with one alone.")
+    if (both := audit(layer().eval(), one, other)).verdict is Verdict.SAFE:
+        raise NotYet("The audit finds it safe with both. In which call does the layer write something?")
+    return f"With the first example alone: safe. With both: {both.sentence}"
 
 
 @exercise
