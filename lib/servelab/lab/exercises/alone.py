@@ -15,11 +15,13 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 import cloudpickle
+from tqdm import tqdm
 
 DEADLINE = 5.0  # seconds for the check itself
 START_UP = 30.0  # seconds for Python and servelab to start, on a slow machine
@@ -45,20 +47,37 @@ def run_alone(work: Callable[..., Any], *arguments: Any, deadline: float = DEADL
             parcel = cloudpickle.dumps((work, arguments, deadline, _written_in_cells()))
         except (TypeError, pickle.PicklingError) as error:
             raise CannotTravel(str(error)) from error
-    try:
-        child = subprocess.run(
-            [sys.executable, "-m", __name__], input=parcel, capture_output=True, timeout=START_UP + deadline
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TookTooLong from error
-    if child.returncode == TOO_LONG:
+    status, answer, complaint = _in_a_child(parcel, START_UP + deadline)
+    if status == TOO_LONG:
         raise TookTooLong
-    if child.returncode != 0:
-        raise RuntimeError(f"The check itself failed: {child.stderr.decode(errors='replace').strip()[-300:]}")
-    result, printed = cloudpickle.loads(child.stdout)
+    if status != 0:
+        raise RuntimeError(f"The check itself failed: {complaint.decode(errors='replace').strip()[-300:]}")
+    result, printed = cloudpickle.loads(answer)
     if printed:
         print(printed, end="")
     return result
+
+
+def _in_a_child(parcel: bytes, patience: float) -> tuple[int, bytes, bytes]:
+    """Its exit status and what it wrote; says meanwhile what is waited for."""
+    ends = time.monotonic() + patience
+    said: bytes | None = parcel
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen([sys.executable, "-m", __name__], stdin=pipe, stdout=pipe, stderr=pipe) as child,
+        tqdm(
+            desc="checked in a process of its own", bar_format="{desc}: {elapsed}", leave=False, delay=1
+        ) as bar,
+    ):
+        while time.monotonic() < ends:
+            try:
+                written = child.communicate(said, timeout=0.5)
+                return child.returncode, *written
+            except subprocess.TimeoutExpired:
+                said = None  # all of it is on its way
+                bar.update()
+        child.kill()
+        raise TookTooLong
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class NotStarted(Exception):
 def whole_number(answer: object) -> int:
     """The answer of an exercise that asks for one; raises NotYet for anything else."""
     if isinstance(answer, str):
-        raise NotYet(f"You answered {answer!r}, which is a text: write a number, without quotation marks.")
+        raise NotYet(f"You answered {answer!r}, a text: write a whole number, without quotation marks.")
     if not isinstance(answer, int) or isinstance(answer, bool):
         raise NotYet(f"You answered {answer!r}: write a whole number.")
     return answer

@@ -19,6 +19,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from torch import nn
+from tqdm import tqdm
 
 from servelab.thread_safety.auditing import shared_state
 from servelab.thread_safety.auditing.report import Finding, Kind
@@ -77,6 +78,7 @@ class Watch:
         self._hooks: dict[CodeType | None, str] = {}  # the module of each
         self._functions: dict[CodeType | None, list[Owner]] = defaultdict(list)
         self._globals: dict[CodeType, Owner] = {}
+        self._bar: tqdm[Any] = tqdm(disable=True)
         for path, module in modules:
             self._know_functions(path, module)
 
@@ -103,11 +105,12 @@ class Watch:
         """Do the work, watched. What watched the thread before (a debugger, coverage) is put back."""
         before = sys.gettrace()
         everything = [*self._held.values(), *self._classes.values(), *self._everywhere, *self._weights]
-        sys.settrace(self._enter)
-        try:
-            result = work()
-        finally:
-            sys.settrace(before)
+        with tqdm(desc="functions watched", unit="", leave=False, delay=1) as self._bar:
+            sys.settrace(self._enter)
+            try:
+                result = work()
+            finally:
+                sys.settrace(before)
         # What no watched line explains is laid to the model's forward as a whole.
         forward = code_of(inspect.getattr_static(self._model, "forward", None)) or _UNKNOWN
         self.compare(everything, forward, forward.co_firstlineno, guarded=False)
@@ -116,6 +119,7 @@ class Watch:
     def _enter(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         if frame.f_code.co_filename == _MACHINERY:
             return None
+        self._bar.update()
         module = self._module_of(frame)
         owners = self._owners(frame, module)
         rewritten = {} if module is None else rewritten_attributes(frame.f_code)
