@@ -194,8 +194,8 @@ def test_what_answers_a_question_is_folded_away_until_it_is_opened(tmp_path: Pat
 
 
 def test_no_page_of_the_course_fetches_anything(tmp_path: Path) -> None:
-    html.run(tmp_path)
-    pages = sorted(tmp_path.glob("*.html"))
+    html.run(tmp_path / "pages")
+    pages = sorted((tmp_path / "pages").glob("*.html"))
     assert len(pages) == len(list(ORIGINALS.glob("*.ipynb"))) + 1
     assert [(path.name, outside(path.read_text(encoding="utf-8"))) for path in pages] == [
         (path.name, []) for path in pages
@@ -278,8 +278,20 @@ def test_a_workshop_holds_all_that_a_participant_needs(notebooks: Path, tmp_path
     for needed in ("start.py", "pyproject.toml", "constraints.txt", "lib/servelab/cli.py"):
         assert (course / needed).is_file()
     assert list(course.rglob("__pycache__")) == []
+    readme = read(course / "README.md")
+    for named in {
+        *re.findall(r"\]\(([\w./-]+)\)", readme),
+        *re.findall(r"^\| `([\w./]+)/` \|", readme, re.MULTILINE),
+    }:
+        assert "notebooks/" in named or (course / named).exists(), named
     instructor = read(out / "instructor.md")
-    for said in ("say *one* thing", "You will also hear: soon; never.", "Say: 2 users waited.", "Take less."):
+    for said in (
+        "say *one* thing",
+        "You will also hear: soon; never.",
+        "Say: 2 users waited.",
+        "Take less.",
+        'answer = "secret"',
+    ):
         assert said in instructor
     assert "<li>You will also hear: soon; never.</li>" in read(out / "instructor.html")
     assert "## 240 minutes" in read(out / "timetable.md")
@@ -288,9 +300,11 @@ def test_a_workshop_holds_all_that_a_participant_needs(notebooks: Path, tmp_path
 def test_a_folder_with_something_in_it_is_left_alone(notebooks: Path, tmp_path: Path) -> None:
     with pytest.raises(EditionError, match="is not empty: name a new folder"):
         workshop.run(notebooks)
+    with pytest.raises(EditionError, match="is not empty: name a new folder"):
+        html.run(notebooks)
 
 
-A_LESSON = Lesson(Path("01_a.ipynb"), "A", (), 20, 10, 30, (), ())
+A_LESSON = Lesson(Path("01_a.ipynb"), "A", (), 20, 10, 30, (), (), (), "")
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -19,6 +19,7 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
 from nbformat import NotebookNode
 
+from servelab.lab.editions import require_new
 from servelab.lab.editions.lesson import COMMENT_ON_THE_GUESS, Lesson, guessed_parts, lessons
 from servelab.lab.editions.outputs import WIDGET_VIEW, merged_streams
 from servelab.lab.editions.page import markdown_page, page
@@ -72,6 +73,7 @@ class WithoutKernel(Preprocessor):
 
 def run(folder: Path) -> int:
     """Write all pages, and say where."""
+    require_new(folder)
     everything = lessons()
     folder.mkdir(parents=True, exist_ok=True)
     for place, lesson in enumerate(everything):

@@ -50,6 +50,14 @@ class CommonError:
 
 
 @dataclass(frozen=True)
+class Solution:
+    """As the lesson folds it away, and the exercise it belongs to."""
+
+    exercise: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Lesson:
     """A lesson as an instructor sees it; the times are minutes, the machine's seconds."""
 
@@ -61,6 +69,8 @@ class Lesson:
     machine: int
     predictions: tuple[Prediction, ...]
     errors: tuple[CommonError, ...]
+    solutions: tuple[Solution, ...]
+    open_question: str
 
     @property
     def number(self) -> str:
@@ -93,7 +103,9 @@ def read(path: Path) -> Lesson:
         exercises=int(minutes[2]),
         machine=int(minutes[3]),
         predictions=tuple(_predictions(notebook)),
-        errors=tuple(_errors(notebook)),
+        errors=tuple(CommonError(*one) for one in _folded(notebook, "My error is")),
+        solutions=tuple(Solution(exercise, text) for exercise, _, text in _folded(notebook, "Solution")),
+        open_question=_section(notebook, "Now open"),
     )
 
 
@@ -151,10 +163,11 @@ def _result(cell: Notebook) -> tuple[str, str]:
     return "", ""
 
 
-# Errors
+# What is folded away
 
 
-def _errors(notebook: Notebook) -> Iterator[CommonError]:
+def _folded(notebook: Notebook, beginning: str) -> Iterator[tuple[str, str, str]]:
+    """Exercise, summary and text of each folded part whose summary begins so."""
     exercise = ""
     for cell in notebook["cells"]:
         if cell["cell_type"] != "markdown":
@@ -162,8 +175,15 @@ def _errors(notebook: Notebook) -> Iterator[CommonError]:
         for found in re.finditer(f"{FOLDED.pattern}|{HEADING}", source(cell), re.DOTALL):
             if found["title"]:
                 exercise = found["title"]
-            elif found["summary"].startswith("My error is"):
-                yield CommonError(exercise, found["summary"].strip(), found["body"].strip())
+            elif found["summary"].strip().startswith(beginning):
+                yield exercise, found["summary"].strip(), found["body"].strip()
+
+
+def _section(notebook: Notebook, title: str) -> str:
+    """The text under a heading, up to the next one; empty without such a heading."""
+    text = "\n".join(source(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    found = re.search(rf"(?ms)^## {title}\n(.*?)(?=^## |\Z)", text)
+    return found[1].strip() if found else ""
 
 
 def _sentence(text: str) -> str:

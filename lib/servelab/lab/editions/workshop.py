@@ -12,13 +12,17 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
-from servelab.lab.editions import EditionError
+from servelab.lab.editions import require_new
 from servelab.lab.editions.lesson import FOLDED, Lesson, Notebook, lessons, source
 from servelab.lab.editions.page import markdown_page
 from servelab.lab.editions.timetable import LENGTHS, timetable
 from servelab.lab.lessons import REPOSITORY, without_results
 
-COURSE = ("start.py", "pyproject.toml", "constraints.txt", "environment.yml", "README.md", "LICENSE")
+FILES = (
+    *("start.py", "pyproject.toml", "constraints.txt", "environment.yml"),
+    *("README.md", "CONTRIBUTING.md", "LICENSE"),
+)
+FOLDERS = ("lib", "docs", "tests", "tools")
 NOT_HANDED_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 
@@ -31,8 +35,7 @@ class Part(Enum):
 
 def run(folder: Path, without: Sequence[Part] = ()) -> int:
     """Write `course/` for participants and the pages for the instructor; says where."""
-    if folder.exists() and any(folder.iterdir()):
-        raise EditionError(f"{folder} is not empty: name a new folder, so that nothing in it is lost.")
+    require_new(folder)
     everything = lessons()
     course = folder / "course"
     _copy_course(course)
@@ -50,9 +53,10 @@ def run(folder: Path, without: Sequence[Part] = ()) -> int:
 
 def _copy_course(course: Path) -> None:
     (course / "notebooks").mkdir(parents=True)
-    for name in COURSE:
+    for name in FILES:
         shutil.copy(REPOSITORY / name, course)
-    shutil.copytree(REPOSITORY / "lib", course / "lib", ignore=NOT_HANDED_OUT)
+    for name in FOLDERS:
+        shutil.copytree(REPOSITORY / name, course / name, ignore=NOT_HANDED_OUT)
 
 
 def edition(notebook: Notebook, without: Sequence[Part]) -> Notebook:
@@ -88,7 +92,8 @@ def timetables(everything: Sequence[Lesson]) -> str:
 
 
 def instructor(everything: Sequence[Lesson]) -> str:
-    return "\n".join(["# For the instructor\n", *(line for lesson in everything for line in _about(lesson))])
+    how = (REPOSITORY / "docs" / "giving-a-workshop.md").read_text(encoding="utf-8")
+    return "\n".join([how, *(line for lesson in everything for line in _about(lesson))])
 
 
 def _about(lesson: Lesson) -> Iterator[str]:
@@ -102,8 +107,14 @@ def _about(lesson: Lesson) -> Iterator[str]:
             yield f"- You will also hear: {'; '.join(prediction.other_answers)}."
         yield f"- It was: {prediction.was}."
         yield f"- Say: {prediction.because}\n"
+    if lesson.open_question:
+        yield f"**To discuss**\n\n{lesson.open_question}\n"
+    if extras := [one.exercise for one in lesson.solutions if one.exercise.startswith("Extra")]:
+        yield f"**Can be left out:** {', '.join(extras)}.\n"
     if lesson.errors:
         yield "**Where they get stuck**\n"
         for error in lesson.errors:
             yield f"- *{error.exercise}.* {error.error}. {' '.join(error.answer.split())}"
         yield ""
+    for solution in lesson.solutions:
+        yield f"**Solution: {solution.exercise}**\n\n{solution.text}\n"
