@@ -40,7 +40,6 @@ ADVICE = (
     f"run `python tools/tidy.py`; if it holds seconds or luck, tag the cell `{MEASURED}`."
 )
 RESULTS = ("display_data", "execute_result")
-BAR = re.compile(r"(\d+%\|.*|\d+\w* )\[\d+:\d+[<,].*\]")  # what tqdm writes
 PYTHON_OF_SCHEDULE = re.compile(r"\bpy3\.\d+:(?=[A-Z]\d)")  # the Python on which an interleaving was found
 
 
@@ -69,12 +68,7 @@ def cell_difference(saved: NotebookNode, outputs: Sequence[NotebookNode]) -> str
 
 
 def _comparable(outputs: Sequence[NotebookNode]) -> list[dict[str, Any]]:
-    return [_stable(output) for output in merged_streams(outputs) if not _is_bar(output)]
-
-
-def _is_bar(output: NotebookNode) -> bool:
-    """A progress bar is shown when work takes long, and gone when it is done."""
-    return output.output_type == "display_data" and bool(BAR.search(output.data.get("text/plain", "")))
+    return [_stable(output) for output in merged_streams(outputs)]
 
 
 def _stable(output: NotebookNode) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 
 from servelab import Continuous, simulate, users
 from servelab.lab.exercises import Verdict
+from servelab.lab.exercises.alone import run_alone
 from servelab.lab.exercises.one_token_at_a_time import check_steps, check_token_loop, check_visible
 from servelab.lab.exercises.start_here import check_nobody_waits
 
@@ -298,3 +299,8 @@ def test_visible_text_right(right) -> None:
 @pytest.mark.parametrize("wrong", [holding_too_much, holding_nothing, with_the_stop, up_to_the_last])
 def test_visible_text_wrong(wrong) -> None:
     assert check_visible(wrong).verdict is Verdict.NOT_YET
+
+
+def test_much_code_reaches_a_process_that_is_slow_to_start() -> None:
+    """More than a pipe holds: a notebook's cells travel with the learner's code."""
+    assert run_alone(len, b"x" * 1_000_000) == 1_000_000

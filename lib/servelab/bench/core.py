@@ -13,7 +13,7 @@ import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from servelab.bench.harness import Measurement, report, seconds
 from servelab.bench.limits import fastest_step, machine_limits

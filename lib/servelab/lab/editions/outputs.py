@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import nbformat
@@ -10,10 +11,18 @@ from nbformat import NotebookNode
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"  # carries a name drawn at random for every run
 
 
+BAR = re.compile(r"(\d+%\|.*|\d+\w* )\[\d+:\d+[<,].*\]")  # what tqdm writes
+
+
 def merged_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
-    """Neighbouring pieces of one stream as one output: where a kernel flushes is chance."""
+    """Neighbouring pieces of one stream as one output: where a kernel flushes is chance.
+
+    Without progress bars: they are shown when work takes long, and gone when it is done.
+    """
     merged: list[NotebookNode] = []
     for output in outputs:
+        if output.output_type == "display_data" and BAR.search(output.data.get("text/plain", "")):
+            continue
         last = merged[-1] if merged else None
         if last and output.output_type == "stream" == last.output_type and output.name == last.name:
             joined = {**last, "text": last.text + output.text}  # the old ones stay as they are

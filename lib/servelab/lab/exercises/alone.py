@@ -14,6 +14,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 DEADLINE = 5.0  # seconds for the check itself
 START_UP = 30.0  # seconds for Python and servelab to start, on a slow machine
@@ -60,24 +61,21 @@ def run_alone(work: Callable[..., Any], *arguments: Any, deadline: float = DEADL
 
 def _in_a_child(parcel: bytes, patience: float) -> tuple[int, bytes, bytes]:
     """Its exit status and what it wrote; says meanwhile what is waited for."""
-    ends = time.monotonic() + patience
-    said: bytes | None = parcel
-    pipe = subprocess.PIPE
-    with (
-        subprocess.Popen([sys.executable, "-m", __name__], stdin=pipe, stdout=pipe, stderr=pipe) as child,
-        tqdm(
-            desc="checked in a process of its own", bar_format="{desc}: {elapsed}", leave=False, delay=1
-        ) as bar,
-    ):
-        while time.monotonic() < ends:
-            try:
-                written = child.communicate(said, timeout=0.5)
-                return child.returncode, *written
-            except subprocess.TimeoutExpired:
-                said = None  # all of it is on its way
+    ends, pipe = time.monotonic() + patience, subprocess.PIPE
+    waiting = tqdm(desc="checked in a process of its own", unit="", leave=False, delay=1)
+    # In a file, since a pipe must be written again and again while the child is starting.
+    with waiting as bar, tempfile.TemporaryFile() as given:
+        given.write(parcel)
+        given.seek(0)
+        command = [sys.executable, "-m", __name__]
+        with subprocess.Popen(command, stdin=given, stdout=pipe, stderr=pipe) as child:
+            while time.monotonic() < ends:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    written = child.communicate(timeout=0.5)
+                    return child.returncode, *written
                 bar.update()
-        child.kill()
-        raise TookTooLong
+            child.kill()
+    raise TookTooLong
 
 
 @contextlib.contextmanager

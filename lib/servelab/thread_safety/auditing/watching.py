@@ -19,7 +19,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from servelab.thread_safety.auditing import shared_state
 from servelab.thread_safety.auditing.report import Finding, Kind
