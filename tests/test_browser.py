@@ -378,9 +378,12 @@ CONTRASTS = """(output) => {
             .map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
-    const page = getComputedStyle(document.querySelector(".jp-Notebook")).backgroundColor;
-    const against = (colour) => {
-        const [one, other] = [light(colour, page), light(page, "white")];
+    const ground = (part) => {
+        const own = getComputedStyle(part).backgroundColor;
+        return own === "rgba(0, 0, 0, 0)" && part.parentElement ? ground(part.parentElement) : own;
+    };
+    const against = (colour, under) => {
+        const [one, other] = [light(colour, under), light(under, "white")];
         return (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
     };
     const found = [];
@@ -388,8 +391,9 @@ CONTRASTS = """(output) => {
         const {color, backgroundColor} = getComputedStyle(part);
         const texts = [...part.childNodes].filter((one) => one.nodeType === Node.TEXT_NODE);
         const words = texts.map((one) => one.data.trim()).join("");
-        if (words && part.getClientRects().length) found.push([words, against(color)]);
-        if (part.style.background && !words) found.push(["a bar", against(backgroundColor)]);
+        if (words && part.getClientRects().length) found.push([words, against(color, ground(part))]);
+        const bar = part.style.background && !part.textContent.trim();
+        if (bar) found.push(["a bar", against(backgroundColor, ground(part.parentElement))]);
     }
     return found;
 }"""
@@ -406,7 +410,14 @@ def test_words_and_bars_are_seen_in_both_themes(lab: Lab, page: Any, theme: str,
     is_light = page.locator(f"body[data-jp-theme-light={'true' if theme == 'Light' else 'false'}]")
     expect(is_light).to_have_count(1)
     expect(page.locator("#jupyterlab-splash")).to_have_count(0)
-    for code in ("lab.watch(", "lab.predict(", "lab.compare(", "lab.knobs(", "exercises.check_where("):
+    for code in (
+        "lab.watch(",
+        "lab.predict(",
+        "lab.compare(",
+        "lab.knobs(",
+        "lab.source(",
+        "exercises.check_where(",
+    ):
         output = output_at(page, place_of(lab, code))
         output.scroll_into_view_if_needed()
         output.screenshot(path=tmp_path / f"{theme}-{code.strip('(')}.png")

@@ -79,6 +79,17 @@ def test_a_lesson_ends_with_the_box_and_three_tested_sentences(path: Path) -> No
 
 
 @lessons
+def test_what_is_folded_away_has_a_title_in_html(path: Path) -> None:
+    """A summary is HTML, in which `backticks` stay as they are: write <code>."""
+    cells = read(path)["cells"]
+    titles = [
+        title for cell in cells for title in re.findall(r"<summary>(.*?)</summary>", "".join(cell["source"]))
+    ]
+    assert titles
+    assert [title for title in titles if "`" in title or "**" in title] == []
+
+
+@lessons
 def test_code_cells_are_short(path: Path) -> None:
     for cell in read(path)["cells"]:
         lines = [line for line in "".join(cell["source"]).splitlines() if line.strip()]
