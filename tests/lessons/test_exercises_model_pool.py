@@ -4,7 +4,7 @@ import itertools
 import queue
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -553,6 +553,25 @@ class NeverWakes(LooksOnceAfterWaiting):
         self.free.append(place)
 
 
+class LosesThePlaceWhenMakingFailsTwice(WithQueue):
+    """At once, and when that failed by the next borrower: outside of the try."""
+
+    @contextmanager
+    def borrow(self):
+        model = self.idle.get()
+        if model is None:
+            model = self.make()
+        try:
+            yield model
+        except BaseException:
+            model = None
+            with suppress(BaseException):
+                model = self.make()
+            raise
+        finally:
+            self.idle.put(model)
+
+
 class ReturnsTheModel(WithQueue):
     def borrow(self):
         return self.idle.get()
@@ -609,6 +628,7 @@ RACE = "at once|lent to two borrowers who waited|Do both under one lock|raised a
         (LosesThePlaceWhenTheNextMakes, "raised NotMade, once, and the place is lost"),
         (LosesThePlaceWhenMakingIsInterrupted, "raised Interrupted, once, and the place is lost"),
         (KeepsItWhenInterruptedTwice, "is lent again as it was left"),
+        (LosesThePlaceWhenMakingFailsTwice, "raised NotMade, twice, and the place is lost"),
         (CountsBeforeItIsMade, "The very first make() failed, and the place is lost"),
         (LendsTheEmptyPlace, "After an error borrow() gave a NoneType"),
         (InTurns, "another borrower gets"),

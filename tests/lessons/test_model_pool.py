@@ -3,11 +3,13 @@
 Speeds are calculated, and answers on one network are counted in its steps: no timing decides here.
 """
 
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -115,6 +117,23 @@ def test_n_instances_take_n_sets_of_weights_or_about_one() -> None:
     assert one < instances_bytes(build, 4, share_weights=True) < 1.2 * one
 
 
+def test_while_one_is_replaced_whoever_holds_the_old_one_keeps_it_in_memory() -> None:
+    made = WeakSet[nn.Module]()
+
+    def build() -> nn.Module:
+        made.add(one := nn.Linear(64, 64))
+        return one
+
+    pool = ModelPool(build, 1)
+    with suppress(ConnectionError), pool.borrow() as network:
+        raise ConnectionError
+    with pool.borrow():
+        assert len(made) == 2
+        del network
+        gc.collect()
+        assert len(made) == 1
+
+
 def test_weights_that_are_no_parameters_are_not_shared() -> None:
     class Quantised(nn.Module):
         def __init__(self) -> None:
@@ -167,7 +186,7 @@ def one_by_one(cost: CostModel, clients: int, tokens: int = 4) -> float:
 
 @costs
 def test_when_several_wait_a_batch_wins_and_alone_it_gains_nothing(cost: CostModel) -> None:
-    """The right answer of the third guess: one at a time."""
+    """As the lesson calculates."""
     assert (GATHER, MOST_TOGETHER) == (0.005, 8)  # as the lesson says
     assert in_a_batch(cost, 1) > one_by_one(cost, 1)
     for clients in (2, 4, 8):

@@ -189,7 +189,8 @@ def check_pool(pool_class: PoolClass) -> str:
     _expect_the_place_when_the_first_is_not_made(pool_class)
     for error in (OnPurpose, Interrupted):
         for failure in (NotMade, Interrupted):
-            _expect_the_place_when_making_fails(error, failure, pool_class)
+            for times in (1, 2):
+                _expect_the_place_when_making_fails(error, failure, pool_class, times)
     _expect_no_idle_model_while_one_waits(pool_class)
     made, errors = _expect_to_stand_stress(pool_class)
     return (
@@ -323,23 +324,23 @@ def _expect_the_place_when_the_first_is_not_made(pool_class: PoolClass) -> None:
 
 
 def _expect_the_place_when_making_fails(
-    error: type[BaseException], failure: type[BaseException], pool_class: PoolClass
+    error: type[BaseException], failure: type[BaseException], pool_class: PoolClass, times: int
 ) -> None:
-    """make() fails once, for whoever it is called; after that the pool lends as many as before."""
+    """make() fails so often, for whoever it is called; after that the pool lends as many as before."""
     make = Make(failure)
     pool = pool_class(make, 1)
     passing_by = Borrower(pool)  # should models be made when they are asked for: one is there now
     passing_by.has_one()
     passing_by.go()
-    make.fails = 1
+    make.fails, often = times, "once" if times == 1 else "twice"
     _outcome_of_a_loan(pool, error)
-    for _ in range(2):
+    for _ in range(times + 1):
         after = Borrower(pool)
         try:
             if not after.has_one():
                 raise NotYet(
-                    f"After an error make() was called and raised {failure.__name__}, once, and the place is "
-                    "lost: give the place back without a model, and let its next borrower call make()."
+                    f"After an error make() raised {failure.__name__}, {often}, and the place is lost: give "
+                    "the place back without a model, and let its next borrower call make()."
                 )
         except failure:
             continue
