@@ -177,6 +177,7 @@ def a_guess_and_its_result() -> list[dict[str, Any]]:
         code('asked = lab.predict("When?", ["soon", "late"])\nasked', shown[0]),
         code("run()", {"text/plain": "it tells all"}),
         code('lab.compare(asked, was="late", because="So.")', shown[1]),
+        written("It means this."),
         written("Afterwards"),
     ]
     return [{**cell, "id": f"guess-{place}"} for place, cell in enumerate(cells)]
@@ -190,6 +191,7 @@ def test_what_answers_a_question_is_folded_away_until_it_is_opened(tmp_path: Pat
     assert "it tells all" in folded
     assert "It was: late" in folded
     assert "No guess" not in folded
+    assert "It means this." in folded
     assert "Afterwards" in after
 
 

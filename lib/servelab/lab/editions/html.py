@@ -98,9 +98,15 @@ def body(notebook: Path) -> str:
         return str(exporter.from_notebook_node(read)[0])
 
     for asked, compared in guessed_parts(cells):
-        parts += [converted(done, asked + 1), REVEAL.format(converted(asked + 1, compared + 1))]
-        done = compared + 1
+        told, done = done, compared + 1
+        done += _explains(cells[done : done + 1])
+        parts += [converted(told, asked + 1), REVEAL.format(converted(asked + 1, done))]
     return "".join([*parts, converted(done, len(cells)), SHOW_GUESS if parts else ""])
+
+
+def _explains(after: Sequence[NotebookNode]) -> bool:
+    """Whether the cell behind a result says what it means; one with a heading begins something new."""
+    return any(cell.cell_type == "markdown" and "## " not in cell.source for cell in after)
 
 
 def index(everything: Sequence[Lesson]) -> str:
