@@ -5,6 +5,7 @@ their machine: with the cost model that ships, with one three times as slow, and
 """
 
 import random
+import statistics
 
 import pytest
 
@@ -286,3 +287,27 @@ def test_of_200_impatient_users_six_are_served_with_room_for_all_and_most_with_r
 def test_when_users_come_by_chance_one_place_too_many_loses_about_a_third(seed: int) -> None:
     right, too_many = (impatient(queue, SHIPPED, seed=seed) for queue in (2, 3))
     assert 0.55 < too_many / right < 0.75
+
+
+def test_a_queue_is_for_bursts_and_hardly_serves_more_under_lasting_overload() -> None:
+    assert (impatient(0, SHIPPED), impatient(2, SHIPPED)) == (108, 110)
+
+
+@costs
+def test_in_the_long_queue_users_begin_too_late_to_be_answered(cost: CostModel) -> None:
+    step = cost.seconds(1, 50)
+    come = [65 * step * number for number in range(200)]
+    crowd = users(["Why?"] * 200, at=come, max_new_tokens=120, patience=500 * step)
+    for life in request_metrics(simulate(crowd, Interleaved(2), max_queue_size=1000, cost=cost))[50:150]:
+        assert life.queue_wait is not None
+        assert 500 - life.queue_wait / step < 240  # two times 120 turns
+        assert 60 < len(life.token_steps) < 70
+
+
+@pytest.mark.parametrize("load", [0.8, 0.95, 1.2])
+def test_a_larger_limit_completes_answers_of_like_length_no_sooner_on_average(load: float) -> None:
+    means = [
+        statistics.mean(life.e2e or 0.0 for life in request_metrics(strangers(limit, load, 1000)))
+        for limit in (1, 4, 12, 32)
+    ]
+    assert means == sorted(means)
