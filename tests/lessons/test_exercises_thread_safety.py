@@ -1,6 +1,7 @@
 """Exercises of the lesson on thread safety: right answers of any shape pass, known wrong ones do not."""
 
 import contextvars
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -416,3 +417,30 @@ def test_two_examples_of_which_one_alone_shows_nothing(one, other, verdict: Verd
     result = check_examples(Scaled, one, other)
     assert result.verdict is verdict
     assert said in result.seen
+
+
+class TwoInTurn:
+    """Two chats in turn: two users never meet, and a third meets the first."""
+
+    def __init__(self, next_token, length):
+        self.turns = itertools.cycle([WithoutALock(next_token, length), WithoutALock(next_token, length)])
+
+    def ask(self, prompt):
+        return next(self.turns).ask(prompt)
+
+
+class WithoutALock:
+    def __init__(self, next_token, length):
+        self.next_token, self.length = next_token, length
+
+    def ask(self, prompt):
+        self.prompt, self.answer = prompt, []
+        for _ in range(self.length):
+            self.answer.append(self.next_token(self.prompt + self.answer))
+        return self.answer
+
+
+def test_a_third_user_is_explored_too() -> None:
+    result = check_chat(TwoInTurn)
+    assert result.verdict is Verdict.NOT_YET
+    assert "three users" in result.seen

@@ -426,3 +426,25 @@ def test_the_four_functions_are_what_the_first_exercise_says(name: str) -> None:
     tasks = [lambda layer, one=one: layer(one) for one in inputs]
     found = explore(CriticalSection(Layer, tasks, as_alone), switches=2, progress=False)
     assert (found.breaking > 0) is (name in NOT_TO_BE_SHARED)
+
+
+class Largest:
+    """Guarded by one lock from the first use to the last, and what one call leaves is read by the next."""
+
+    def __init__(self) -> None:
+        self.largest, self.lock = 1, threading.Lock()
+
+    def share(self, number: int) -> float:
+        with self.lock:
+            self.largest = max(self.largest, number)
+            return number / self.largest
+
+
+def test_what_one_call_leaves_for_the_next_no_lock_cures() -> None:
+    def as_alone(_: Largest, answers: list[float]) -> None:
+        assert answers == [1.0, 1.0]
+
+    tasks = [lambda one: one.share(2), lambda one: one.share(4)]
+    found = explore(CriticalSection(Largest, tasks, as_alone), progress=False)
+    assert found.complete
+    assert 0 < found.breaking < found.interleavings

@@ -19,6 +19,7 @@ from servelab.values.copying import is_lock
 LENGTH = 2  # tokens of an answer: one would not show an answer that is mixed in itself
 ALONE = 3  # tokens of an answer where nobody else asks
 ORDERS = 400  # all with one forced switch at most, and many with two; a fraction of a second
+NUMBERS = {2: "two", 3: "three"}
 ADDS = 3  # by each thread, in the schedule to be written
 
 # What makes each of the four functions fit to be shared or not. That it is so, the lesson's test explores.
@@ -105,7 +106,7 @@ def check_chat(chat: type[Any]) -> str:
     if code is not None and not code.co_names:
         raise NotStarted("ask() has no lines of its own yet.")
     _expect_right_answers_alone(chat)
-    for users in ("AB", "AA"):
+    for users in ("AB", "AA", "ABC"):
         try:
             found = explore(asking(chat, users=users), most=ORDERS, progress=False)
         except Stuck as stuck:
@@ -113,13 +114,13 @@ def check_chat(chat: type[Any]) -> str:
         if found.broken:
             first = found.simplest
             raise NotYet(
-                f"In {found.breaking} of {found.interleavings} orders two users"
+                f"In {found.breaking} of {found.interleavings} orders {NUMBERS[len(users)]} users"
                 f"{' who ask the same' * (users == 'AA')} disturb each other. The simplest: "
                 f"{first.schedule}, {(first.why or first.ending.value).rstrip('.')}. "
                 + _what_is_shared(chat, code)
             )
     extent = "all there are" if found.complete else "those with the fewest forced switches"
-    return f"In {found.interleavings} orders, {extent}, each of two users got their own answer. {_cost(chat)}"
+    return f"In {found.interleavings} orders, {extent}, each user got their own answer. {_cost(chat)}"
 
 
 def _expect_right_answers_alone(chat: type[Any]) -> None:
