@@ -27,7 +27,7 @@ from servelab.lab.figures.load import READING_PACE
 class Policy:
     """What the shipped solutions share: a limit, a queue of the right size, and turns."""
 
-    max_queue_size = 6
+    max_queue_size = 8
 
     def __init__(self, max_concurrency: int) -> None:
         self.capacity = max_concurrency
@@ -194,9 +194,9 @@ def test_the_stub_is_not_started() -> None:
     ("size", "said"),
     [
         (STUB_SIZE, "calculate max_queue_size"),
-        (10, "4 of them are running"),  # the limit forgotten
-        (7, "13.2 s in all, more than 12.5 s"),
-        (5, "there is time for a longer queue"),
+        (12, "4 of them are running"),  # the limit forgotten
+        (9, "15.6 s in all, more than 14.5 s"),
+        (7, "there is time for a longer queue"),
         (2, "there is time for a longer queue"),  # divided by the limit as well
         (6.4, "a whole number"),
         (-1, "a whole number"),
@@ -210,7 +210,7 @@ def test_a_queue_of_the_wrong_size_fails_with_its_message(size, said: str) -> No
 
 
 def test_the_right_size_alone_is_not_enough() -> None:
-    result = check_queue_policy(type("Sized", (InOrder,), {"max_queue_size": 6}))
+    result = check_queue_policy(type("Sized", (InOrder,), {"max_queue_size": 8}))
     assert result.verdict is Verdict.NOT_YET
     assert "in order of arrival" in result.seen
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from html import escape
+from numbers import Integral
 from typing import ParamSpec
 
 import servelab
@@ -58,9 +59,9 @@ def whole_number(answer: object) -> int:
     """The answer of an exercise that asks for one; raises NotYet for anything else."""
     if isinstance(answer, str):
         raise NotYet(f"You answered {answer!r}, a text: write a whole number, without quotation marks.")
-    if not isinstance(answer, int) or isinstance(answer, bool):
+    if not isinstance(answer, Integral) or isinstance(answer, bool):  # numpy's whole numbers, too
         raise NotYet(f"You answered {answer!r}: write a whole number.")
-    return answer
+    return int(answer)
 
 
 def exercise(check: Callable[Parameters, str]) -> Callable[Parameters, Result]:
