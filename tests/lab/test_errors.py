@@ -46,7 +46,7 @@ def test_a_fault_inside_the_library_is_shown_whole(shell, capsys) -> None:
 
 
 def test_the_whole_traceback_can_be_asked_for(shell, capsys) -> None:
-    """`%tb` shows the last traceback; here, where a test may run while an error is handled, we look for it."""
+    """What `%tb` shows. Not asked by `%tb` itself: a parallel runner may be handling an error of its own."""
     shown(shell, capsys, "import servelab as sl", "sl.simulate(sl.users(['a']), sl.Continuous(0))")
     frames = traceback.extract_tb(sys.last_traceback)
     assert frames[-1].filename.endswith("validation.py")
