@@ -16,6 +16,7 @@ from servelab.thread_safety.explorer.schedules import PYTHON
 from servelab.thread_safety.specimens import Tally
 from servelab.values.copying import is_lock
 
+ORDERS_OF_THREE = 150  # enough for a chat that only a third user disturbs
 LENGTH = 2  # tokens of an answer: one would not show an answer that is mixed in itself
 ALONE = 3  # tokens of an answer where nobody else asks
 ORDERS = 400  # all with one forced switch at most, and many with two; a fraction of a second
@@ -106,9 +107,9 @@ def check_chat(chat: type[Any]) -> str:
     if code is not None and not code.co_names:
         raise NotStarted("ask() has no lines of its own yet.")
     _expect_right_answers_alone(chat)
-    for users in ("AB", "AA", "ABC"):
+    for users, most in (("AB", ORDERS), ("AA", ORDERS), ("ABC", ORDERS_OF_THREE)):
         try:
-            found = explore(asking(chat, users=users), most=ORDERS, progress=False)
+            found = explore(asking(chat, users=users), most=most, progress=False)
         except Stuck as stuck:
             raise NotYet(str(stuck)) from stuck
         if found.broken:
