@@ -117,7 +117,9 @@ def test_goals_times_guesses_and_errors_are_read_from_the_notebook(notebooks: Pa
     assert lesson.goals == ("say *one* thing", "do another thing")
     assert (lesson.reading, lesson.exercises, lesson.machine) == (14, 9, 30)
     [guess] = lesson.predictions
-    assert guess == lesson_file.Prediction("When?", ("soon", "late", "never"), "late", "2 users waited.")
+    assert guess == lesson_file.Prediction(
+        "When?", ("soon", "late", "never"), "late", "2 users waited.", 1, 2
+    )
     assert guess.other_answers == ("soon", "never")
     [error] = lesson.errors
     assert error.exercise == "Exercise 1 · Try (9 min, easy)"

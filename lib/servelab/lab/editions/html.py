@@ -20,7 +20,7 @@ from nbconvert.preprocessors import Preprocessor
 from nbformat import NotebookNode
 
 from servelab.lab.editions import require_new
-from servelab.lab.editions.lesson import COMMENT_ON_THE_GUESS, Lesson, guessed_parts, lessons
+from servelab.lab.editions.lesson import COMMENT_ON_THE_GUESS, Lesson, lessons, predictions
 from servelab.lab.editions.outputs import WIDGET_VIEW, merged_streams
 from servelab.lab.editions.page import markdown_page, page
 from servelab.lab.player import STATIC, player_fragment
@@ -97,10 +97,13 @@ def body(notebook: Path) -> str:
         read.cells = cells[first:end]
         return str(exporter.from_notebook_node(read)[0])
 
-    for asked, compared in guessed_parts(cells):
-        told, done = done, compared + 1
-        done += _explains(cells[done : done + 1])
-        parts += [converted(told, asked + 1), REVEAL.format(converted(asked + 1, done))]
+    for guess in predictions(cells):
+        if guess.asked < done:  # it is folded away with another one
+            continue
+        end = guess.compared + 1
+        end += _explains(cells[end : end + 1])
+        parts += [converted(done, guess.asked + 1), REVEAL.format(converted(guess.asked + 1, end))]
+        done = end
     return "".join([*parts, converted(done, len(cells)), SHOW_GUESS if parts else ""])
 
 

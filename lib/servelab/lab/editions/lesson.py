@@ -28,12 +28,14 @@ COMMENT_ON_THE_GUESS = re.compile(r"\s*\(No guess[^)]*\)")
 
 @dataclass(frozen=True)
 class Prediction:
-    """A question of a lesson. `choices` is empty when a number is asked for."""
+    """A question of a lesson, with the places of two cells. `choices` is empty when a number is asked for."""
 
     question: str
     choices: tuple[str, ...]
     was: str
     because: str
+    asked: int
+    compared: int
 
     @property
     def other_answers(self) -> tuple[str, ...]:
@@ -102,7 +104,7 @@ def read(path: Path) -> Lesson:
         reading=int(minutes[1]),
         exercises=int(minutes[2]),
         machine=int(minutes[3]),
-        predictions=tuple(_predictions(notebook)),
+        predictions=tuple(predictions(notebook["cells"])),
         errors=tuple(CommonError(*one) for one in _folded(notebook, "My error is")),
         solutions=tuple(Solution(exercise, text) for exercise, _, text in _folded(notebook, "Solution")),
         open_question=_section(notebook, "Now open"),
@@ -116,30 +118,18 @@ def source(cell: Notebook) -> str:
 # Guesses
 
 
-def _predictions(notebook: Notebook) -> Iterator[Prediction]:
-    asked: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for cell in notebook["cells"]:
+def predictions(cells: Sequence[Notebook]) -> Iterator[Prediction]:
+    """Every question that is compared with a result, in the order of the results."""
+    questions: dict[str, tuple[int, str, tuple[str, ...]]] = {}
+    for place, cell in enumerate(cells):
         for target, call in _calls(cell):
             match ast.unparse(call.func), call.args:
                 case "lab.predict", [ast.Constant(value=question), *choices]:
                     offered = tuple(ast.literal_eval(choices[0])) if choices else ()
-                    asked[target] = (str(question), offered)
-                case "lab.compare", [ast.Name(id=name), *_] if name in asked:
-                    yield Prediction(*asked[name], *_result(cell))
-
-
-def guessed_parts(cells: Sequence[Notebook]) -> Iterator[tuple[int, int]]:
-    """Where each question is asked and where it is answered, as places of cells; none lies in another."""
-    asked: dict[str, int] = {}
-    done = -1
-    for place, cell in enumerate(cells):
-        for target, call in _calls(cell):
-            match ast.unparse(call.func), call.args:
-                case "lab.predict", _:
-                    asked[target] = place
-                case "lab.compare", [ast.Name(id=name), *_] if asked.get(name, -1) > done:
-                    yield asked[name], place
-                    done = place
+                    questions[target] = (place, str(question), offered)
+                case "lab.compare", [ast.Name(id=name), *_] if name in questions:
+                    asked, question, offered = questions[name]
+                    yield Prediction(question, offered, *_result(cell), asked, place)
 
 
 def _calls(cell: Notebook) -> Iterator[tuple[str, ast.Call]]:

@@ -8,6 +8,8 @@ from html import escape
 
 from pygments.formatters import HtmlFormatter
 
+from servelab.lab.question import STYLE as QUESTION
+
 OUTSIDE = re.compile(
     r"""<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*?\b(?:src|data)=["']?\s*(?:https?:)?//"""
     r"""|<link\b[^>]*?\bhref=["']?\s*(?:https?:)?//|@import\s|url\(["']?\s*(?:https?:)?//"""
@@ -41,8 +43,6 @@ details pre { background: var(--code); }
 .output_area pre { margin: 0; white-space: pre-wrap; font-size: .88rem; }
 details { margin: .5rem 0; padding: .3rem .8rem; border: 1px solid var(--line); border-radius: .3rem; }
 summary { cursor: pointer; }
-.servelab-question { border: 0; margin: 0; padding: 0; }
-.servelab-question label { display: block; line-height: 1.7; }
 .servelab-comparison[data-expected]::before { content: "You expected: " attr(data-expected);
   font-weight: 600; }
 :not(pre) > code { overflow-wrap: anywhere; }
@@ -55,7 +55,7 @@ th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align
 @cache
 def _style() -> str:
     colours: str = HtmlFormatter(style="default").get_style_defs(".highlight")
-    return STYLE + colours
+    return STYLE + QUESTION + colours
 
 
 def page(title: str, body: str, before: str = "", after: str = "") -> str:

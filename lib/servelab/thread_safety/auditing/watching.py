@@ -78,7 +78,6 @@ class Watch:
         self._hooks: dict[CodeType | None, str] = {}  # the module of each
         self._functions: dict[CodeType | None, list[Owner]] = defaultdict(list)
         self._globals: dict[CodeType, Owner] = {}
-        self._bar: tqdm[Any] = tqdm(disable=True)
         for path, module in modules:
             self._know_functions(path, module)
 
