@@ -81,14 +81,14 @@ def test_no_thread_is_left_behind_that_has_computed(folder, monkeypatch) -> None
 
 
 def test_the_sleeping_thread_is_there_while_it_is_measured_and_gone_after_it(folder) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())  # themselves, not their number: threads of earlier tests may end
     with sharing_worker.threads(str(folder), 1) as alone:
         alone.ask(0)
-        without = threading.active_count()
+        of_its_own = len(set(threading.enumerate()) - before)
     with sharing_worker.beside_an_idle_thread(str(folder), 1) as beside:
         beside.ask(0)
-        assert threading.active_count() == without + 1
-    assert threading.active_count() == before
+        assert len(set(threading.enumerate()) - before) == of_its_own + 1
+    assert not set(threading.enumerate()) - before
 
 
 def test_a_difference_would_be_found(folder, tmp_path, monkeypatch) -> None:

@@ -169,11 +169,12 @@ def _choice_rows(comparison: Comparison) -> str:
     """Every choice, with words beside the expected one and the one that came true."""
     rows = []
     for choice in comparison.prediction.choices:
-        expected = YOU_EXPECTED if choice == comparison.prediction.guess else ""
-        came_true = IT_WAS if choice == comparison.was else ""
-        weight = "600" if expected or came_true else "400"
+        marks = [YOU_EXPECTED] * (choice == comparison.prediction.guess) + [IT_WAS] * (
+            choice == comparison.was
+        )
+        weight = "600" if marks else "400"
         rows.append(
-            f'<div><span style="font-weight: {weight}">{escape(choice)}</span> {expected} {came_true}</div>'
+            f'<div><span style="font-weight: {weight}">{escape(choice)}</span> {" ".join(marks)}</div>'
         )
     return "".join(rows)
 
