@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from scenarios import Scenario, World, scenarios
 
@@ -21,8 +22,8 @@ from servelab import (
     simulate,
     users,
 )
-from servelab.lab import interleaving_timeline, lines, load_panels, queue_state
-from servelab.lab.figures import Drawing, palette
+from servelab.lab import computed_tokens, interleaving_timeline, lines, load_panels, queue_state
+from servelab.lab.figures import Drawing, computed, palette
 from servelab.lab.figures.timeline import HALF_CHARACTER, Cell, bands, cells_of
 from servelab.scripted import utf8_bytes
 from servelab.trace import Stepped, Trace
@@ -315,17 +316,28 @@ def test_ticks_stand_where_something_was_measured(places: tuple[int, ...]) -> No
     assert axes.get_xticklabels()[-1].get_text() == f"{places[-1]:,}"
 
 
-def test_what_is_calculated_is_set_apart_and_floors_are_named() -> None:
-    drawing = costs({"a step": [20, 21, 22, 24, 30]}, floors={"the weights": [10] * 5}, calculated_from=400)
-    axes = drawing.figure.axes[0]
-    solid, dashed, hollow, floor, between = axes.lines
-    assert [len(one.get_xdata()) for one in (solid, dashed, hollow, floor)] == [3, 3, 2, 5]
-    assert (solid.get_linestyle(), dashed.get_linestyle(), floor.get_linestyle()) == ("-", "--", "--")
-    assert set(between.get_xdata()) == {200}  # at the last that was measured: nothing measured lies beyond
-    said = [one.get_text().strip() for one in texts(drawing)]
-    assert {"measured", "calculated (dashed)", "the weights", "a step"} <= set(said)
+def test_floors_are_dashed_and_named() -> None:
+    drawing = costs({"a step": [20, 21, 22, 24, 30]}, floors={"the weights": [10] * 5})
+    measured, floor = drawing.figure.axes[0].lines[:2]
+    assert (measured.get_linestyle(), floor.get_linestyle()) == ("-", "--")
+    assert {"the weights", "a step"} <= {one.get_text().strip() for one in texts(drawing)}
     assert "the weights: from 10 at 50 to 10 at 800" in drawing.words
-    assert "calculated from 400 on" in drawing.words
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [(1, 1), (3, 4), (5, 2)])
+def test_what_each_step_computes_is_filled_and_counted(prompt: int, answer: int) -> None:
+    pieces = [f" t{place}" for place in range(prompt + answer)]
+    drawing = computed_tokens(pieces, prompt, says="")
+    without, cached = (
+        [patch.get_facecolor()[:3] == to_rgb(computed.COMPUTED) for patch in axes.patches]
+        for axes in drawing.figure.axes
+    )
+    shown = sum(prompt + step for step in range(answer))
+    assert (len(without), len(cached)) == (shown, shown)  # both panels show the whole text of every step
+    assert (sum(without), sum(cached)) == (shown, prompt + answer - 1)
+    assert f"with a cache {prompt + answer - 1} tokens" in drawing.words
+    yielded = [one.get_text() for one in drawing.figure.axes[1].texts if "→" in one.get_text()]
+    assert yielded == [f" → {piece.strip()}" for piece in pieces[prompt:]]
 
 
 def test_a_request_that_timed_out_is_not_lost_from_the_picture() -> None:

@@ -4,11 +4,17 @@ import itertools
 
 import pytest
 
-from servelab import Continuous, simulate, users
+from servelab import Continuous, Sequential, simulate, users
 from servelab.lab.exercises import Verdict
 from servelab.lab.exercises.alone import run_alone
-from servelab.lab.exercises.one_token_at_a_time import check_steps, check_token_loop, check_visible
+from servelab.lab.exercises.one_token_at_a_time import (
+    check_counts,
+    check_token_loop,
+    check_users,
+    check_visible,
+)
 from servelab.lab.exercises.start_here import check_nobody_waits
+from servelab.trace import Stepped
 
 
 @pytest.mark.parametrize(
@@ -22,21 +28,46 @@ def test_nobody_waits(limit: int, verdict: Verdict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answers", "said"),
     [
-        (None, "Write a number"),
-        (65, "all computed in one step"),
-        (26, "yields the first"),
-        (1, "How many"),
-        (25, "25 steps"),
-        ("25", "without quotation marks"),
-        (25.0, "a whole number"),
-        (True, "a whole number"),
+        ((None, None), "Write a number"),
+        ((65, 64), "all computed in one step"),
+        ((26, 64), "yields the first"),
+        ((1, 64), "How many"),
+        ((25, 65), "Was the last one computed?"),
+        ((25, 25), "Which tokens"),
+        ((25, None), "Write a number"),
+        ((25, 64), "25 steps"),
+        (("25", 64), "without quotation marks"),
+        ((25.0, 64), "a whole number"),
+        ((True, 64), "a whole number"),
     ],
 )
-def test_how_many_steps(answer, said: str) -> None:
-    assert said in check_steps(answer).seen
-    assert (check_steps(answer).verdict is Verdict.PASSED) == (said == "25 steps")
+def test_what_one_answer_takes(answers, said: str) -> None:
+    assert said in check_counts(*answers).seen
+    assert (check_counts(*answers).verdict is Verdict.PASSED) == (said == "25 steps")
+
+
+def test_the_numbers_of_what_one_answer_takes_are_counted() -> None:
+    """By an engine: its steps, and all the tokens that it computed, which are those whose keys are kept."""
+    prompt = " ".join(["word"] * 40)
+    steps = list(simulate(users([prompt], max_new_tokens=25), Sequential()).of_kind(Stepped))
+    assert check_counts(len(steps), sum(sum(step.computed) for step in steps)).verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize(
+    ("users", "said"),
+    [
+        (None, "Write a number"),
+        (17, "does not fit as a whole"),
+        (65, "How many MiB"),
+        (16.4, "a whole number"),
+        (16, "16 users"),
+    ],
+)
+def test_how_many_users_fit(users, said: str) -> None:
+    assert said in check_users(users).seen
+    assert (check_users(users).verdict is Verdict.PASSED) == (said == "16 users")
 
 
 def with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids):

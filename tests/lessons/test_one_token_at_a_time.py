@@ -3,11 +3,16 @@
 What the lesson measures in seconds is asserted of cost models, which were fitted to measurements.
 """
 
+from collections import Counter
+
 import pytest
 from models.tiny import greedy_answer, new_model
+from torch import nn
 
 from servelab import Continuous, CostModel, Engine, Request, SamplingParams, Sequential, simulate, users
-from servelab.lab import machine_limits, step_seconds
+from servelab.lab import machine_limits, measure, overhead_seconds, step_seconds
+from servelab.model import Chunk
+from servelab.models.packed_linear import PackedLinear
 from servelab.trace import Stepped
 
 SHIPPED = CostModel()
@@ -52,11 +57,11 @@ def test_a_step_that_computes_a_part_of_the_text_yields_none() -> None:
 
 
 def test_with_a_cache_each_step_computes_one_token_and_without_it_all_of_them() -> None:
-    """The counts of the lesson's second guess."""
-    trace = simulate(users([prompt_of(35)], max_new_tokens=100), Sequential())
+    """The counts above the lesson's second guess."""
+    trace = simulate(users([prompt_of(35)], max_new_tokens=60), Sequential())
     computed = [sum(step.computed) for step in trace.of_kind(Stepped)]
-    assert computed == [35] + [1] * 99
-    assert (sum(computed), sum(range(35, 135))) == (134, 8450)
+    assert computed == [35] + [1] * 59
+    assert (sum(computed), sum(range(35, 95))) == (94, 3870)
 
 
 def test_the_cache_takes_memory_for_every_token() -> None:
@@ -85,6 +90,21 @@ def test_a_decode_step_grows_with_the_text_slowly_and_then_visibly(cost: CostMod
 
 
 # To keep, 3
+
+
+def test_a_step_reads_all_weights_and_starts_its_operations_once_for_many_tokens_as_for_one() -> None:
+    """Counted: how often each linear layer is called, by whom its weights are read."""
+    model = new_model("llama", slots=8, context_length=64)
+    calls: Counter[str] = Counter()
+    for name, layer in model.network.named_modules():
+        if isinstance(layer, nn.Linear | PackedLinear):
+            layer.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    chunks = [Chunk(Request("measured"), 0, [1] * tokens, samples=True) for tokens in (1, 20, 7)]
+    for step in ([chunks[0]], chunks):
+        calls.clear()
+        model.run(step, sum(len(chunk.token_ids) for chunk in step))
+        assert len(calls) > 10
+        assert set(calls.values()) == {1}
 
 
 @machines
@@ -126,6 +146,24 @@ def test_a_measured_step_gives_its_place_back_whatever_happens() -> None:
     while not request.finished:
         engine.step()
     assert request.output_ids == greedy_answer("llama", (5, 6, 7), 12)
+
+
+def test_overhead_is_measured_on_as_many_layers_that_have_hardly_any_weights(monkeypatch) -> None:
+    measured = []
+    monkeypatch.setattr(
+        measure, "step_seconds", lambda model, *_, **__: measured.append(model.network) or 0.1
+    )
+    model = new_model("llama")
+    assert overhead_seconds(model) == 0.1
+    (narrow,) = measured
+    assert len(narrow.model.layers) == len(model.network.model.layers)
+    assert narrow.dtype == model.network.dtype
+    assert {type(one) for one in narrow.modules() if isinstance(one, nn.Linear | PackedLinear)} == {
+        PackedLinear
+    }
+    assert (
+        model.network.config.vocab_size > narrow.config.vocab_size
+    )  # a copy of the configuration was changed
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from servelab.lab.errors import shorten_in_notebooks
 from servelab.lab.figures import (
     Drawing,
+    computed_tokens,
     interleaving_timeline,
     lines,
     load_panels,
@@ -19,6 +20,7 @@ from servelab.lab.live import watch
 from servelab.lab.measure import (
     machine_limits,
     on_model_thread,
+    overhead_seconds,
     plain_network,
     step_milliseconds,
     step_seconds,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Drawing",
     "compare",
+    "computed_tokens",
     "hammered",
     "interleaving_timeline",
     "keep",
@@ -48,6 +51,7 @@ __all__ = [
     "measure_step_cost",
     "memory_of_threads",
     "on_model_thread",
+    "overhead_seconds",
     "plain_network",
     "player",
     "pool_timeline",

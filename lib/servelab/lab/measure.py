@@ -14,7 +14,7 @@ from servelab.request import Request
 from servelab.trace import Stepped, Trace
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from servelab.models.causal_lm import CausalLM
 
@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 
 TIME_SHARE = "SERVELAB_TIME_SHARE"
 ANY_TOKEN = 1  # all take the same time
+NARROW = 8  # numbers
 
 
 def time_share() -> float:
@@ -118,6 +119,33 @@ def _store(model: CausalLM, request: Request, tokens: int) -> None:
     cache = model.cache
     place = cache.take(request, tokens)
     cache.keys[:, place, :, :tokens] = cache.values[:, place, :, :tokens] = 1.0
+
+
+def overhead_seconds(model: CausalLM) -> float:
+    """Seconds that the operations of a step take when there is hardly anything to read or to multiply.
+
+    Measured on a network of as many layers and heads as the model's, each head 8 numbers wide.
+    """
+    import copy
+
+    from servelab.models import model_thread
+    from servelab.models.causal_lm import CausalLM
+    from servelab.models.packed_linear import pack_linears
+
+    config = copy.deepcopy(model.network.config)
+    config.head_dim, config.vocab_size = NARROW, 8 * NARROW
+    config.hidden_size = config.intermediate_size = NARROW * config.num_attention_heads
+    network = model_thread.call(_new_network, config, model.network)
+    if model.network.device.type == "cpu":
+        model_thread.call(pack_linears, network)
+    return step_seconds(CausalLM(network, slots=1, context_length=NARROW), 1, repeats=20)
+
+
+def _new_network(config: PretrainedConfig, like: PreTrainedModel) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    network: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=like.dtype)  # type: ignore[no-untyped-call]
+    return network.to(like.device)  # type: ignore[arg-type,no-any-return]
 
 
 def machine_limits() -> tuple[float, float]:

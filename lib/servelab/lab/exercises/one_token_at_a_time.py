@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
-from servelab.drivers import simulate
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone, whole_number
-from servelab.policies import Sequential
-from servelab.trace import Stepped
-from servelab.workloads import users
 
 NextToken = Callable[[Sequence[int]], int]
 TokenLoop = Callable[[NextToken, list[int], int, set[int]], Iterator[int]]
@@ -19,26 +15,40 @@ END = object()  # what an iterator gives that has no more
 
 
 @exercise
-def check_steps(answer: int | None) -> str:
-    """How many steps a prompt of 40 tokens and an answer of 25, the stop token included, take."""
-    if answer is None:
-        raise NotStarted("Write a number in place of None.")
-    answer = whole_number(answer)
-    prompt = " ".join(["word"] * 40)
-    steps = sum(1 for _ in simulate(users([prompt], max_new_tokens=25), Sequential()).of_kind(Stepped))
-    if answer in (40 + 25, 40 + 24):
+def check_counts(steps: int | None, stored: int | None) -> str:
+    """Steps, and tokens in the cache at the end, of a prompt of 40 tokens and an answer of 25."""
+    if steps is None or stored is None:
+        raise NotStarted("Write a number in place of each None.")
+    steps, stored = whole_number(steps), whole_number(stored)
+    if steps in (40 + 25, 40 + 24):
+        raise NotYet(f"steps = {steps}: the prompt's tokens are all computed in one step, not one by one.")
+    if steps == 26:
+        raise NotYet(f"steps = {steps}: the step that computes the prompt yields the first token as well.")
+    if steps != 25:
+        raise NotYet(f"steps = {steps}. How many tokens does one step yield?")
+    if stored == 40 + 25:
         raise NotYet(
-            f"You answered {answer}: the prompt's tokens are all computed in one step, not one by one."
+            f"stored = {stored}: a key is made when its token is computed. Was the last one computed?"
         )
-    if answer == steps + 1:
-        raise NotYet(
-            f"You answered {answer}: the step that computes the prompt yields the first token as well."
-        )
-    if answer != steps:
-        raise NotYet(f"You answered {answer}. How many tokens does one step yield?")
+    if stored != 40 + 24:
+        raise NotYet(f"stored = {stored}. Which tokens have been computed when the last one has come?")
     return (
-        f"{steps} steps: the first computes the prompt and yields a token, each further one yields one more."
+        "25 steps: the first computes the prompt and yields a token, each other one yields one more. "
+        "64 tokens are kept, since nobody computes the last one."
     )
+
+
+@exercise
+def check_users(users: int | None) -> str:
+    """How many texts of 4,000 tokens, 128 KiB each token, fit into 8 GiB."""
+    if users is None:
+        raise NotStarted("Write a number in place of None.")
+    users, fit = whole_number(users), 8 * 1024 * 1024 // (4000 * 128)
+    if users == fit + 1:
+        raise NotYet(f"You answered {users}: the last of them does not fit as a whole.")
+    if users != fit:
+        raise NotYet(f"You answered {users}. How many MiB does one text of 4,000 tokens need?")
+    return f"{fit} users: a text of 4,000 tokens needs 500 MiB."
 
 
 @exercise_alone

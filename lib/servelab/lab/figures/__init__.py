@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from servelab.lab.figures.computed import computed_tokens
 from servelab.lab.figures.drawing import Drawing
 from servelab.lab.figures.lines import lines
 from servelab.lab.figures.load import load_panels
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Drawing",
     "TimeAxis",
+    "computed_tokens",
     "hammered",
     "interleaving_timeline",
     "lines",

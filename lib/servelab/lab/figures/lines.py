@@ -25,18 +25,14 @@ def lines(
     evidence: str,
     says: str,
     floors: Mapping[str, Sequence[float]] | None = None,
-    calculated_from: float | None = None,
 ) -> Drawing:
     """Draw one line for each entry of `values`. `evidence`: measured, simulated or calculated, and where.
 
     floors: what the lines are to be held against, thin and dashed, with values at the same places.
-    calculated_from: from this place on, values are calculated instead of measured; drawn dashed and hollow.
     """
     floors = floors or {}
-    split = sum(place < calculated_from for place in across) if calculated_from is not None else len(across)
     with course_style():
-        both = 0 < split < len(across)
-        above = 0.55 + 0.24 * both + lines_height(says)
+        above = 0.55 + lines_height(says)
         height = 2.95 + above
         figure = Figure(figsize=(palette.WIDTH, height), facecolor=palette.PAPER)
         inches = 0.86 * palette.WIDTH - max(map(text_width, [*values, *floors])) - 0.1, 2.23
@@ -44,10 +40,7 @@ def lines(
         ends = []
         for place, (name, heights) in enumerate(values.items()):
             colour, marker = palette.USER_COLOURS[place], MARKERS[place % len(MARKERS)]
-            axes.plot(across[:split], heights[:split], marker + "-", color=colour, linewidth=1.8)
-            rest = max(split - 1, 0)  # joined to the last that was measured
-            axes.plot(across[rest:], heights[rest:], "--", color=colour, linewidth=1.8, zorder=1.9)
-            axes.plot(across[split:], heights[split:], marker, color=colour, markerfacecolor=palette.PAPER)
+            axes.plot(across, heights, marker + "-", color=colour, linewidth=1.8)
             ends.append((heights[-1], name, colour))
         for name, heights in floors.items():
             axes.plot(across, heights, "--", color=palette.FAINT, linewidth=1.1, zorder=1.5)
@@ -57,13 +50,9 @@ def lines(
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         _ticks(axes, across, inches[0])
         _names(axes, across[-1], ends, inches)
-        if both:
-            _separation(axes, across[split - 1])
-        axes.set_title(values_name, pad=6 + 17 * both)
+        axes.set_title(values_name, pad=6)
         axes.set_xlabel(f"{across_name}\n{evidence}")
         title(figure, axes, says)
-    if split < len(across):
-        evidence += f", calculated from {calculated_from:g} on"
     ends_in_words = (
         f"{name}: from {heights[0]:.3g} at {across[0]:g} to {heights[-1]:.3g} at {across[-1]:g}"
         for name, heights in (*values.items(), *floors.items())
@@ -105,11 +94,3 @@ def _names(
         if abs(place - height / inch) > 0.02:
             axes.plot([end, x], [height, place * inch], color=colour, linewidth=0.7, clip_on=False)
         axes.text(x, place * inch, f" {name}", va="center", color=colour)
-
-
-def _separation(axes: Axes, x: float) -> None:
-    """Between what was measured and what is calculated, both said above the lines."""
-    top = axes.get_ylim()[1]
-    axes.axvline(x, 0, 1.09, color=palette.FAINT, linewidth=0.8, clip_on=False)
-    axes.text(x, top * 1.03, "measured  ", ha="right", color=palette.FAINT)
-    axes.text(x, top * 1.03, "  calculated (dashed)", color=palette.FAINT)
