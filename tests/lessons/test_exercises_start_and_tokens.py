@@ -13,18 +13,23 @@ from servelab.lab.exercises.one_token_at_a_time import (
     check_users,
     check_visible,
 )
-from servelab.lab.exercises.start_here import check_nobody_waits
+from servelab.lab.exercises.start_here import check_smallest_limit
 from servelab.trace import Stepped
 
 
 @pytest.mark.parametrize(
-    ("limit", "verdict"),
-    [(1, Verdict.NOT_STARTED), (2, Verdict.NOT_YET), (3, Verdict.PASSED), (8, Verdict.PASSED)],
+    ("limit", "verdict", "said"),
+    [
+        (1, Verdict.NOT_STARTED, "the 7 answers take 140 steps"),
+        (2, Verdict.NOT_YET, "after 80 steps"),
+        (3, Verdict.PASSED, "after 60 steps. With one place less it would be 80"),
+        (4, Verdict.NOT_YET, "after 40: a smaller limit is enough"),
+        (7, Verdict.NOT_YET, "after 20: a smaller limit is enough"),
+    ],
 )
-def test_nobody_waits(limit: int, verdict: Verdict) -> None:
-    result = check_nobody_waits(simulate(users(["a", "b", "c"]), Continuous(limit)))
-    assert result.verdict is verdict
-    assert {1: "2 of the 3 users wait", 2: "user 3 still waited"}.get(limit, "none of the 3") in result.seen
+def test_the_smallest_limit(limit: int, verdict: Verdict, said: str) -> None:
+    result = check_smallest_limit(simulate(users(["a"] * 7, max_new_tokens=20), Continuous(limit)))
+    assert (result.verdict, said in result.seen) == (verdict, True)
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise
-from servelab.metrics import request_metrics
-from servelab.trace import Trace
+from servelab.trace import Stepped, Trace
+from servelab.trace.lifecycles import lifecycles
+
+WITHIN = 60  # steps
 
 
 @exercise
-def check_nobody_waits(trace: Trace) -> str:
-    """Whether everybody was admitted at once."""
-    users = request_metrics(trace)
-    late = [one.user for one in users if one.queue_wait is None or one.queue_wait > 0]
-    limit = trace.header.capacity
+def check_smallest_limit(trace: Trace) -> str:
+    """Whether all answers are complete after 60 steps, with as few places as that takes."""
+    answers = [len(one.token_times) for one in lifecycles(trace)]
+    limit, steps = trace.header.capacity, sum(1 for _ in trace.of_kind(Stepped))
     if limit == 1:
-        raise NotStarted(f"The limit is still 1, and {len(late)} of the {len(users)} users wait.")
-    if late:
-        raise NotYet(f"The limit is {limit}, and {' and '.join(late)} still waited.")
-    return f"With a limit of {limit} none of the {len(users)} users waited in the request queue."
+        raise NotStarted(f"The limit is still 1, and the {len(answers)} answers take {steps} steps.")
+    if steps > WITHIN:
+        raise NotYet(f"With a limit of {limit} the last answer is complete after {steps} steps.")
+    with_one_less = math.ceil(len(answers) / (limit - 1)) * max(answers)
+    if with_one_less <= WITHIN:
+        raise NotYet(f"With a limit of {limit} all are complete after {steps}: a smaller limit is enough.")
+    return f"All are complete after {steps} steps. With one place less it would be {with_one_less}."
