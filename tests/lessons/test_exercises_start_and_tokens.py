@@ -8,9 +8,9 @@ from servelab import Continuous, Sequential, simulate, users
 from servelab.lab.exercises import Verdict
 from servelab.lab.exercises.alone import run_alone
 from servelab.lab.exercises.one_token_at_a_time import (
+    check_another_machine,
     check_counts,
     check_token_loop,
-    check_users,
     check_visible,
 )
 from servelab.lab.exercises.start_here import check_smallest_limit
@@ -61,18 +61,21 @@ def test_the_numbers_of_what_one_answer_takes_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("users", "said"),
+    ("answers", "said"),
     [
-        (None, "Write a number"),
-        (17, "does not fit as a whole"),
-        (65, "How many MiB"),
-        (16.4, "a whole number"),
-        (16, "16 users"),
+        ((None, None), "Write a number"),
+        ((125, None), "Write a number"),
+        ((250, 16), "two operations"),
+        ((31, 16), "Reading takes 8 ms"),
+        ((125, 17), "does not fit as a whole"),
+        ((125, 65), "How many MiB"),
+        ((125, 16.4), "a whole number"),
+        ((125, 16), "only 16 users fit"),
     ],
 )
-def test_how_many_users_fit(users, said: str) -> None:
-    assert said in check_users(users).seen
-    assert (check_users(users).verdict is Verdict.PASSED) == (said == "16 users")
+def test_another_machine(answers, said: str) -> None:
+    assert said in check_another_machine(*answers).seen
+    assert (check_another_machine(*answers).verdict is Verdict.PASSED) == (said == "only 16 users fit")
 
 
 def with_a_loop(next_token, prompt_ids, max_new_tokens, stop_ids):

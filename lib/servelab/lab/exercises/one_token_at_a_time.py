@@ -39,16 +39,26 @@ def check_counts(steps: int | None, stored: int | None) -> str:
 
 
 @exercise
-def check_users(users: int | None) -> str:
-    """How many texts of 4,000 tokens, 128 KiB each token, fit into 8 GiB."""
-    if users is None:
-        raise NotStarted("Write a number in place of None.")
-    users, fit = whole_number(users), 8 * 1024 * 1024 // (4000 * 128)
+def check_another_machine(tokens: int | None, users: int | None) -> str:
+    """From how many tokens on a step is bound by arithmetic, and how many texts of 4,000 tokens fit."""
+    if tokens is None or users is None:
+        raise NotStarted("Write a number in place of each None.")
+    tokens, users = whole_number(tokens), whole_number(users)
+    weights, fit = 8 * 10**9, 8 * 1024 * 1024 // (4000 * 128)
+    reading, arithmetic = 2 * weights / 2000e9, 2 * weights / 250e12  # seconds; arithmetic for one token
+    balanced = round(reading / arithmetic)
+    if tokens == 2 * balanced:
+        raise NotYet(f"tokens = {tokens}: a weight takes part in two operations for each token.")
+    if tokens != balanced:
+        raise NotYet(f"tokens = {tokens}. Reading takes {1000 * reading:g} ms. And arithmetic for one token?")
     if users == fit + 1:
-        raise NotYet(f"You answered {users}: the last of them does not fit as a whole.")
+        raise NotYet(f"users = {users}: the last of them does not fit as a whole.")
     if users != fit:
-        raise NotYet(f"You answered {users}. How many MiB does one text of 4,000 tokens need?")
-    return f"{fit} users: a text of 4,000 tokens needs 500 MiB."
+        raise NotYet(f"users = {users}. How many MiB does one text of 4,000 tokens need?")
+    return (
+        f"Arithmetic takes as long as reading for {balanced} tokens in a step. But only {fit} users fit, and "
+        f"a decode step for them computes {fit} tokens: it is memory that limits this machine."
+    )
 
 
 @exercise_alone
