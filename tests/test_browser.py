@@ -339,10 +339,11 @@ def step_through_the_first_player(page: Any) -> None:
 def test_a_solved_exercise_says_so(lab: Lab, page: Any) -> None:
     from playwright.sync_api import expect
 
-    place = place_of(lab, "\nexercises.check_where(")
+    place = place_of(lab, "\nexercises.check_wait(")
     expect(output_at(page, place)).to_contain_text("Not started")
-    source, changed = re.subn(r"(?m)^answer = None.*$", 'answer = "waiting"', cells(lab)[place]["source"])
-    assert changed == 1
+    numbers = iter(("0.19", "0.52", "0.52"))
+    source, changed = re.subn(r"(?m)= None.*$", lambda _: f"= {next(numbers)}", cells(lab)[place]["source"])
+    assert changed == 3
     replace_source(page, place, source)
     page.keyboard.press("Shift+Enter")
     expect(output_at(page, place)).to_contain_text("Passed")
@@ -416,7 +417,7 @@ def test_words_and_bars_are_seen_in_both_themes(lab: Lab, page: Any, theme: str,
         "lab.compare(",
         "lab.knobs(",
         "lab.source(",
-        "exercises.check_where(",
+        "exercises.check_wait(",
     ):
         output = output_at(page, place_of(lab, code))
         output.scroll_into_view_if_needed()

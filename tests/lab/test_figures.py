@@ -260,7 +260,7 @@ def test_load_is_held_against_what_the_machine_can_answer(arrivals: float, grows
     drawing = load_panels(trace, says="Load.", capacity=0.83, until=200.0, tops=(30, 40, 0.6))
     said = " ".join(one.get_text() for one in texts(drawing))
     assert "the machine answers 0.83" in said
-    assert f"arrivals {60 / lifecycles(trace)[-1].arrived:.2g} a second" in said
+    assert f"arrivals {60 / lifecycles(trace)[-1].arrived:.3g} a second" in said
     assert "each dot: one user" in said
     dashed = [one for one in drawing.figure.axes[0].lines if one.get_linestyle() == "--"]
     assert len(dashed) == ("more stay" in said) == grows

@@ -2,9 +2,10 @@
 
 import heapq
 
+import numpy as np
 import pytest
 
-from servelab import Interleaved, StepPlan, simulate, summary, users
+from servelab import Interleaved, StepPlan, request_metrics, simulate, summary, users
 from servelab.lab.exercises import Verdict
 from servelab.lab.exercises.queue_and_concurrency_limit import (
     ANSWER,
@@ -17,11 +18,12 @@ from servelab.lab.exercises.queue_and_concurrency_limit import (
     busy_moment,
     check_largest_limit,
     check_queue_policy,
-    check_where,
+    check_wait,
     gap_at,
     server,
 )
 from servelab.lab.figures.load import READING_PACE
+from servelab.trace import Stepped
 
 
 class Policy:
@@ -72,6 +74,11 @@ class SizedByItsOwnLimit(Sorted):
     def __init__(self, max_concurrency: int) -> None:
         super().__init__(max_concurrency)
         self.max_queue_size = max(0, int(PATIENCE / (ANSWER * STEP)) - max_concurrency)
+
+
+class NewestAmongEquals(Policy):
+    def choose(self, waiting, running):
+        return sorted(waiting, key=lambda one: (one.token_limit, -waiting.index(one)))[: self.free(running)]
 
 
 class LargestFirst(Policy):
@@ -160,6 +167,7 @@ def test_right_policies_of_any_shape_pass(policy) -> None:
     ("policy", "said"),
     [
         (LargestFirst, "while"),
+        (NewestAmongEquals, "as many and came first"),
         (SmallestPromptFirst, "while"),
         (SortsThoseItHasChosen, "which wants"),
         (TooMany, "may run"),
@@ -240,20 +248,31 @@ def test_an_error_is_shown_with_the_learners_own_line_and_none_of_ours() -> None
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict"),
+    ("answers", "verdict", "said"),
     [
-        (None, Verdict.NOT_STARTED),
-        ("waiting", Verdict.PASSED),
-        ("running", Verdict.NOT_YET),
-        ("finished", Verdict.NOT_YET),
-        ("in the queue", Verdict.NOT_YET),
+        ((None, None, None), Verdict.NOT_STARTED, "each None"),
+        ((0.19, 0.52, None), Verdict.NOT_STARTED, "each None"),
+        ((0.19, 0.52, 0.52), Verdict.PASSED, "0.52 s inside its answer"),
+        ((np.float64(0.192), 26 * 0.02, 1.23 - 0.19 - 0.52), Verdict.PASSED, "0.19 s in the request queue"),
+        ((0.23, 0.52, 0.52), Verdict.NOT_YET, "in_queue = 0.23 is not it"),  # TTFT
+        ((0.19, 1.04, 0.52), Verdict.NOT_YET, "all the time after its admission"),
+        ((0.19, 0.52, 1.04), Verdict.NOT_YET, "all the time after its admission"),
+        ((0.19, 0.52, 0.71), Verdict.NOT_YET, "turns_of_others = 0.71 is not it"),
+        (("0.19", 0.52, 0.52), Verdict.NOT_YET, "write a number of seconds"),
     ],
 )
-def test_reading_a_run(answer, verdict: Verdict) -> None:
+def test_explaining_a_wait(answers, verdict: Verdict, said: str) -> None:
+    result = check_wait(busy_moment(), "request 9", *answers)
+    assert (result.verdict, said in result.seen) == (verdict, True)
+
+
+def test_what_the_waiting_request_is_told_is_counted() -> None:
+    """By the steps of the run itself: those of others between its admission and its last token."""
     run = busy_moment()
-    one = next(entry for entry in run.events if getattr(entry, "request", "") == "request 7")
-    assert one.time < 2.0
-    assert check_where(run, "request 7", 2.0, answer).verdict is verdict
+    one = next(entry for entry in request_metrics(run) if entry.request == "request 9")
+    inside = [step for step in run.of_kind(Stepped) if one.admitted <= step.started < one.finished]
+    others = sum(step.time - step.started for step in inside if "request 9" not in step.requests)
+    assert check_wait(run, "request 9", one.queue_wait, 26 * 0.02, others).verdict is Verdict.PASSED
 
 
 @pytest.mark.parametrize(

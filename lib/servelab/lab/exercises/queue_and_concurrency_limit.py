@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from numbers import Integral
+from numbers import Integral, Real
 
 from servelab.clock import VirtualClock
 from servelab.drivers import run, simulate
@@ -41,27 +41,28 @@ def busy_moment() -> Trace:
 
 
 @exercise
-def check_where(trace: Trace, request: str, moment: float, answer: str | None) -> str:
-    """Where a request was at a moment: "waiting", "running" or "finished"."""
-    if answer is None:
-        raise NotStarted('Write "waiting", "running" or "finished" in place of None.')
+def check_wait(
+    trace: Trace, request: str, in_queue: float | None, own_steps: float | None, turns_of_others: float | None
+) -> str:
+    """Of what the time of a request consists: waiting to be admitted, computing, and the turns of others."""
     one = next(entry for entry in request_metrics(trace) if entry.request == request)
-    if answer not in ("waiting", "running", "finished"):
-        raise NotYet(f'You answered {answer!r}; answer "waiting", "running" or "finished".')
-    was = _state_at(moment, one.admitted, one.finished)
-    if answer != was:
-        when = "never" if one.admitted is None else f"{one.admitted:.2f} s"
-        raise NotYet(
-            f"You answered {answer!r} for {moment} s. "
-            f"It arrived at {one.arrived:.2f} s and was admitted: {when}."
-        )
-    return f"At {moment} s {request} was {was}."
-
-
-def _state_at(moment: float, admitted: float | None, finished: float | None) -> str:
-    if finished is not None and moment >= finished:
-        return "finished"
-    return "running" if admitted is not None and moment >= admitted else "waiting"
+    queue, computing = one.queue_wait or 0.0, STEP * len(one.token_times)
+    inside = (one.e2e or 0.0) - queue
+    given = {"in_queue": in_queue, "own_steps": own_steps, "turns_of_others": turns_of_others}
+    right = {"in_queue": queue, "own_steps": computing, "turns_of_others": inside - computing}
+    if None in given.values():
+        raise NotStarted("Write a number in place of each None.")
+    for name, seconds in given.items():
+        if not isinstance(seconds, Real) or isinstance(seconds, bool):
+            raise NotYet(f"{name} is {seconds!r}: write a number of seconds.")
+        if name != "in_queue" and abs(seconds - inside) < 0.015:
+            raise NotYet(f"{name} = {seconds:g}: that is all the time after its admission.")
+        if abs(seconds - right[name]) > 0.015:
+            raise NotYet(f"{name} = {seconds:g} is not it. The table has what you need to calculate it.")
+    return (
+        f"{request} was {queue:.2f} s in the request queue, computed for {computing:.2f} s, and waited for "
+        f"{inside - computing:.2f} s inside its answer, while others had their turns."
+    )
 
 
 @exercise_alone
@@ -82,8 +83,8 @@ def check_queue_policy(make_policy: Callable[[int], Policy]) -> str:
         _expect_no_free_place(trace)
         _expect_turns(trace)
     return (
-        "Whoever wants least is served first, all who run take turns, no place stays free, and a queue of "
-        f"{size} fits the patience, for answers of {ANSWER} tokens."
+        "Whoever wants least is served first, nobody who runs is passed over, no place stays free, and a "
+        f"queue of {size} fits the patience, for answers of {ANSWER} tokens."
     )
 
 
@@ -153,11 +154,12 @@ def _expect_smallest_first(trace: Trace) -> None:
                 waiting[event.request] = event.token_limit
             case Admitted():
                 smallest = min(waiting, key=waiting.__getitem__)
-                if waiting[event.request] > waiting[smallest]:
+                if event.request != smallest:
+                    equal = waiting[event.request] == waiting[smallest]
                     raise NotYet(
                         f"At {event.time:.2f} s it admitted {event.request}, which wants "
                         f"{waiting[event.request]} tokens, while {smallest}, which wants "
-                        f"{waiting[smallest]}, was waiting."
+                        f"{'as many and came first' if equal else waiting[smallest]}, was waiting."
                     )
                 del waiting[event.request]
 

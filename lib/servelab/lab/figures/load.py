@@ -72,7 +72,7 @@ def load_panels(
 
 def _against_capacity(axes: Axes, rate: float, capacity: float, limit: int) -> str:
     """What part of the machine is asked for; where it is more than all, how the queue goes on growing."""
-    words = f"arrivals {rate:.2g} a second   ·   the machine answers {capacity:.2g}\n"
+    words = f"arrivals {rate:.3g} a second   ·   the machine answers {capacity:.3g}\n"
     words += f"{rate / capacity:.0%} of what it can"
     began, end = axes.get_xlim()
     growth = rate - capacity
