@@ -20,15 +20,15 @@ from servelab.trace import Stepped
 @pytest.mark.parametrize(
     ("limit", "verdict", "said"),
     [
-        (1, Verdict.NOT_STARTED, "the 7 answers take 140 steps"),
-        (2, Verdict.NOT_YET, "after 80 steps"),
-        (3, Verdict.PASSED, "after 60 steps. With one place less it would be 80"),
-        (4, Verdict.NOT_YET, "after 40: a smaller limit is enough"),
-        (7, Verdict.NOT_YET, "after 20: a smaller limit is enough"),
+        (1, Verdict.NOT_STARTED, "the 9 answers take 180 steps"),
+        (4, Verdict.NOT_YET, "after 60 steps"),
+        (5, Verdict.PASSED, "after 40 steps. With one place less it would be 60"),
+        (6, Verdict.NOT_YET, "after 40: a smaller limit is enough"),
+        (9, Verdict.NOT_YET, "after 20: a smaller limit is enough"),
     ],
 )
 def test_the_smallest_limit(limit: int, verdict: Verdict, said: str) -> None:
-    result = check_smallest_limit(simulate(users(["a"] * 7, max_new_tokens=20), Continuous(limit)))
+    result = check_smallest_limit(simulate(users(["a"] * 9, max_new_tokens=20), Continuous(limit)))
     assert (result.verdict, said in result.seen) == (verdict, True)
 
 

@@ -8,12 +8,12 @@ from servelab.lab.exercises.form import NotStarted, NotYet, exercise
 from servelab.trace import Stepped, Trace
 from servelab.trace.lifecycles import lifecycles
 
-WITHIN = 60  # steps
+WITHIN = 40  # steps
 
 
 @exercise
 def check_smallest_limit(trace: Trace) -> str:
-    """Whether all answers are complete after 60 steps, with as few places as that takes."""
+    """Whether all answers are complete within 40 steps, with as few places as that takes."""
     answers = [len(one.token_times) for one in lifecycles(trace)]
     limit, steps = trace.header.capacity, sum(1 for _ in trace.of_kind(Stepped))
     if limit == 1:
