@@ -362,8 +362,8 @@ def test_the_lesson_on_races_runs_and_a_race_is_written_down(lab: Lab, browser: 
     assert errors(page) == []
     move_a_slider(page, place_of(lab, "lab.knobs(", lesson=RACES))
 
-    place = place_of(lab, "\nexercises.check_schedule(", lesson=RACES)
-    replace_source(page, place, 'schedule = "A1 B6 A2 B1 A6 B2"\nexercises.check_schedule(schedule)')
+    place = place_of(lab, "\nexercises.check_not_to_be_shared(", lesson=RACES)
+    replace_source(page, place, 'exercises.check_not_to_be_shared(["filled", "listed"])')
     page.keyboard.press("Shift+Enter")
     expect(output_at(page, place)).to_contain_text("Passed")
     assert errors(page) == []

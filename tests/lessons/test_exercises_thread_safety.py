@@ -10,10 +10,10 @@ import torch
 
 from servelab.lab.exercises import Verdict, exercise
 from servelab.lab.exercises.thread_safety import (
+    check_budget,
     check_chat,
     check_examples,
     check_not_to_be_shared,
-    check_schedule,
 )
 
 
@@ -343,45 +343,114 @@ def test_a_lock_that_is_taken_twice_is_ended() -> None:
     assert "still running after 5 s" in check_chat(TakenTwice).seen
 
 
+class Unlocked:
+    def __init__(self, tokens):
+        self.left = tokens
+
+    def spend(self, tokens):
+        if self.left < tokens:
+            return False
+        self.left -= tokens
+        return True
+
+
+class Locked(Unlocked):
+    def __init__(self, tokens):
+        super().__init__(tokens)
+        self.lock = threading.Lock()
+
+    def spend(self, tokens):
+        with self.lock:
+            return super().spend(tokens)
+
+
+class ByHand(Locked):
+    def spend(self, tokens):
+        self.lock.acquire()
+        try:
+            enough = self.left >= tokens
+            if enough:
+                self.left = self.left - tokens
+        finally:
+            self.lock.release()
+        return enough
+
+
+class TwoBlocks(Locked):
+    def spend(self, tokens):
+        with self.lock:
+            left = self.left
+        if left < tokens:
+            return False
+        with self.lock:
+            self.left = left - tokens
+        return True
+
+
+class ComparesOutside(Locked):
+    def spend(self, tokens):
+        if self.left < tokens:
+            return False
+        with self.lock:
+            self.left -= tokens
+        return True
+
+
+class LockOfEachCall(Locked):
+    def spend(self, tokens):
+        with threading.Lock():
+            return Unlocked.spend(self, tokens)
+
+
+class RefusesAll(Locked):
+    def spend(self, tokens):
+        return False
+
+
+class ForgetsToSubtract(Locked):
+    def spend(self, tokens):
+        with self.lock:
+            return self.left >= tokens
+
+
+class SpendsOnceMore(Locked):
+    """Takes what is there when there is not enough."""
+
+    def spend(self, tokens):
+        with self.lock:
+            self.left -= tokens
+            return True
+
+
+class NeverGivesBack(Locked):
+    def spend(self, tokens):
+        self.lock.acquire()
+        return Unlocked.spend(self, tokens)
+
+
+@pytest.mark.parametrize("kind", [Locked, ByHand])
+def test_right_budgets_pass(kind: type) -> None:
+    result = check_budget(kind)
+    assert result.verdict is Verdict.PASSED, result.seen
+
+
 @pytest.mark.parametrize(
-    ("schedule", "verdict", "said"),
+    ("kind", "verdict", "said"),
     [
-        ("", Verdict.NOT_STARTED, "between the quotation marks"),
-        (None, Verdict.NOT_STARTED, "between the quotation marks"),
-        ("A1 B6 A2 B1 A6 B2", Verdict.PASSED, "648"),
-        ("B2 A6 B1 A2 B6 A1", Verdict.PASSED, "648"),
-        ("A9 B9", Verdict.NOT_YET, "the tally is 6 at the end"),
-        ("A1 B9 A8", Verdict.NOT_YET, "the tally is 3 at the end"),
-        ("A1 B3 A2", Verdict.NOT_YET, "sum to 9"),
-        ("A10 B8", Verdict.NOT_YET, "sum to 9"),
-        ("first A, then B", Verdict.NOT_YET, "letters with numbers"),
-        (["A9", "B9"], Verdict.NOT_YET, "quotation marks"),
+        (Unlocked, Verdict.NOT_STARTED, "120 of 100 tokens were spent. No lock"),
+        (TwoBlocks, Verdict.NOT_YET, "120 of 100 tokens were spent. A lock has to be held"),
+        (ComparesOutside, Verdict.NOT_YET, "A lock has to be held"),
+        (LockOfEachCall, Verdict.NOT_YET, "A lock has to be held"),
+        (RefusesAll, Verdict.NOT_YET, "60 were refused, and left is 100"),
+        (ForgetsToSubtract, Verdict.NOT_YET, "120 of 100"),
+        (SpendsOnceMore, Verdict.NOT_YET, "120 of 100"),
+        (NeverGivesBack, Verdict.NOT_YET, "cannot go on"),
+        (Unlocked(100), Verdict.NOT_YET, "without parentheses"),
     ],
 )
-def test_writing_a_schedule(schedule, verdict: Verdict, said: str) -> None:
-    result = check_schedule(schedule)
-    assert result.verdict is verdict
-    assert said in result.seen
-
-
-def test_two_is_the_least_and_648_orders_end_there() -> None:
-    """Counted without threads: a state is how far both are, the tally, and what each has read."""
-    orders = {(0, 0, 0, 0, 0): 1}
-    for _ in range(18):
-        after: dict[tuple[int, ...], int] = {}
-        for (a, b, tally, mine, others), ways in orders.items():
-            for is_a, done, seen in ((True, a, mine), (False, b, others)):
-                if done == 9:
-                    continue
-                now = seen + 1 if done % 3 == 2 else tally
-                read = tally if done % 3 == 0 else seen
-                state = (a + is_a, b + (not is_a), now, *((read, others) if is_a else (mine, read)))
-                after[state] = after.get(state, 0) + ways
-        orders = after
-    ends = [sum(ways for state, ways in orders.items() if state[2] == tally) for tally in range(7)]
-    assert ends[:3] == [0, 0, 648]
-    assert ends[6] == 20
-    assert sum(ends) == 48_620
+def test_wrong_budgets_fail_with_their_sentence(kind, verdict: Verdict, said: str) -> None:
+    result = check_budget(kind)
+    assert (result.verdict, said in result.seen) == (verdict, True), result.seen
 
 
 class Scaled(torch.nn.Module):

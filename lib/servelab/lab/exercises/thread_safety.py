@@ -1,4 +1,4 @@
-"""The exercises of the lesson on thread safety: what must not be shared, a chat, two examples, a schedule."""
+"""The exercises of the lesson on thread safety: what must not be shared, a chat, two examples, a budget."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
-from servelab.thread_safety import CriticalSection, Run, explore, replay_schedule
+from servelab.thread_safety import CriticalSection, Run, explore
 from servelab.thread_safety.explorer.interleaving import Action
 from servelab.thread_safety.explorer.scheduler import Stuck
-from servelab.thread_safety.explorer.schedules import PYTHON
 from servelab.thread_safety.specimens import Tally
 from servelab.values.copying import is_lock
 
@@ -21,7 +20,7 @@ LENGTH = 2  # tokens of an answer: one would not show an answer that is mixed in
 ALONE = 3  # tokens of an answer where nobody else asks
 ORDERS = 400  # all with one forced switch at most, and many with two; a fraction of a second
 NUMBERS = {2: "two", 3: "three"}
-ADDS = 3  # by each thread, in the schedule to be written
+BUDGET = 100  # tokens
 
 # What makes each of the four functions fit to be shared or not. That it is so, the lesson's test explores.
 FOUR = {
@@ -237,24 +236,40 @@ def check_examples(layer: Callable[[], Any], one: Any, other: Any) -> str:
     return f"With the first example alone: safe. With both: {both.sentence}"
 
 
-@exercise
-def check_schedule(schedule: str | None) -> str:
-    """A schedule under which only two of six additions are counted: the fewest there can be."""
-    if not schedule:
-        raise NotStarted('Write a schedule between the quotation marks, such as "A9 B9".')
-    if not isinstance(schedule, str):
-        raise NotYet(f'This is {schedule!r}: write the schedule between quotation marks, such as "A9 B9".')
-    try:
-        six_adds = adding(Tally, times=ADDS)
-        run = replay_schedule(six_adds, f"{PYTHON}:{schedule.removeprefix(f'{PYTHON}:')}")
-    except ValueError as misfit:
-        raise NotYet(
-            f"{schedule!r} is no order of these operations: write letters with numbers, as in A1 B9 A8. Each "
-            "thread does nine operations, so the numbers after A sum to 9, and those after B too."
-        ) from misfit
-    counted = int(run.actions[-1].seen.removeprefix("value = "))
-    if counted > 2:
-        raise NotYet(f"Under {schedule} the tally is {counted} at the end: it can be less.")
-    return (
-        "Two of six: of the 48,620 orders of these operations, 648 end like this, and only 20 count all six."
+@exercise_alone
+def check_budget(budget: type[Any]) -> str:
+    """Whether users who spend at the same moment never get more than there is, nor less than there was."""
+    if not isinstance(budget, type):
+        raise NotYet(f"This is {budget!r}: hand over the class itself, without parentheses.")
+    locked = any(map(is_lock, vars(budget(BUDGET)).values()))
+    orders = 0
+    for wanted in ((60, 60), (60, 40), (60, 30, 60)):
+        try:
+            found = explore(_spending(budget, wanted), most=ORDERS, progress=False)
+        except Stuck as stuck:
+            raise NotYet(str(stuck)) from stuck
+        orders += found.interleavings
+        if found.broken:
+            first = found.simplest
+            wrong = f"In {found.breaking} of {found.interleavings} orders it goes wrong. The simplest: "
+            wrong += f"{first.schedule}, {(first.why or first.ending.value).rstrip('.')}."
+            if not locked:
+                raise NotStarted(f"{wrong} No lock is on self yet.")
+            raise NotYet(f"{wrong} A lock has to be held from the first use to the last.")
+    return f"In {orders} orders of two and of three users, nobody spent what another had spent."
+
+
+def _spending(budget: Callable[[int], Any], wanted: Sequence[int]) -> CriticalSection:
+    """Users who each want some tokens of 100 at the same moment."""
+
+    def nobody_spends_twice(one: Any, accepted: list[Any]) -> None:
+        spent = sum(tokens for tokens, yes in zip(wanted, accepted, strict=True) if yes)
+        assert spent <= BUDGET, f"{spent} of {BUDGET} tokens were spent"
+        assert one.left == BUDGET - spent, f"{spent} were spent, and left is {one.left}"
+        refused = [tokens for tokens, yes in zip(wanted, accepted, strict=True) if not yes]
+        assert not refused or min(refused) > one.left, f"{min(refused)} were refused, and left is {one.left}"
+
+    tasks = [lambda one, tokens=tokens: one.spend(tokens) for tokens in wanted]
+    return CriticalSection(
+        lambda: budget(BUDGET), tasks, nobody_spends_twice, lambda one: f"left = {one.left}"
     )
