@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from servelab import Continuous, Sequential, simulate, users
+from servelab import Continuous, Sequential, StepPlan, simulate, users
 from servelab.lab.exercises import Verdict
 from servelab.lab.exercises.alone import run_alone
 from servelab.lab.exercises.one_token_at_a_time import (
@@ -13,7 +13,7 @@ from servelab.lab.exercises.one_token_at_a_time import (
     check_token_loop,
     check_visible,
 )
-from servelab.lab.exercises.start_here import check_smallest_limit
+from servelab.lab.exercises.start_here import check_smallest_limit, check_together
 from servelab.trace import Stepped
 
 
@@ -30,6 +30,60 @@ from servelab.trace import Stepped
 def test_the_smallest_limit(limit: int, verdict: Verdict, said: str) -> None:
     result = check_smallest_limit(simulate(users(["a"] * 9, max_new_tokens=20), Continuous(limit)))
     assert (result.verdict, said in result.seen) == (verdict, True)
+
+
+class OneByOne:
+    capacity = 3
+
+    def plan(self, view):
+        return StepPlan(self.admit(view), self.tokens(view))
+
+    def admit(self, view):
+        return () if view.running else view.waiting[:1]
+
+    def tokens(self, view):
+        return {request: request.uncomputed for request in (*view.running, *self.admit(view))}
+
+
+class AsManyAsFree(OneByOne):
+    def admit(self, view):
+        return view.waiting[: 3 - len(view.running)]
+
+
+class ByCounting(OneByOne):
+    def admit(self, view):
+        return [one for place, one in enumerate(view.waiting) if place < 3 - len(view.running)]
+
+
+class ThreeWhenNobodyRuns(OneByOne):
+    def admit(self, view):
+        return () if view.running else view.waiting[:3]
+
+
+class ThreeEachTime(OneByOne):
+    def admit(self, view):
+        return view.waiting[:3]
+
+
+class OneEachTime(OneByOne):
+    def admit(self, view):
+        return view.waiting[:1]
+
+
+@pytest.mark.parametrize(
+    ("policy", "verdict", "said"),
+    [
+        (OneByOne, Verdict.NOT_STARTED, "one request after the other"),
+        (AsManyAsFree, Verdict.PASSED, "One after the other it would be 27"),
+        (ByCounting, Verdict.PASSED, "up to 3 at a time"),
+        (ThreeWhenNobodyRuns, Verdict.NOT_YET, "whoever finds a free place begins at once"),
+        (ThreeEachTime, Verdict.NOT_YET, "may run"),
+        (OneEachTime, Verdict.NOT_YET, "only 3 may run"),
+    ],
+)
+def test_changing_one_line_of_a_strategy(policy, verdict: Verdict, said: str) -> None:
+    result = check_together(policy)
+    assert (result.verdict, said in result.seen) == (verdict, True), result.seen
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class Knobs(anywidget.AnyWidget):
 
     def __init__(self, draw: Callable[..., Drawing], **steps: Sequence[float]) -> None:
         self._draw, self._steps = draw, steps
-        places = [len(values) // 2 for values in steps.values()]
+        places = [(len(values) - 1) // 2 for values in steps.values()]
         self._first = self._drawing(places)
         self._seen = {tuple(places): (self._first.words, self._first.png())}
         words, picture = self._seen[tuple(places)]
