@@ -361,6 +361,9 @@ def test_the_lesson_on_races_runs_and_a_race_is_written_down(lab: Lab, browser: 
     wait_until_idle_again(page, lab, RACES)
     assert errors(page) == []
     move_a_slider(page, place_of(lab, "lab.knobs(", lesson=RACES))
+    words = page.locator(".jp-OutputArea-output img").evaluate_all("(all) => all.map((one) => one.alt)")
+    assert len(words) >= 2
+    assert all(words)
 
     place = place_of(lab, "\nexercises.check_not_to_be_shared(", lesson=RACES)
     replace_source(page, place, 'exercises.check_not_to_be_shared(["filled", "listed"])')

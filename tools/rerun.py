@@ -26,7 +26,7 @@ import pytest
 from nbformat import NotebookNode
 
 from servelab.lab.editions.lesson import HEADER
-from servelab.lab.editions.outputs import WIDGET_VIEW, merged_streams
+from servelab.lab.editions.outputs import WIDGET_VIEW, as_saved
 from servelab.lab.lessons import ORIGINALS
 from servelab.lab.measure import TIME_SHARE
 from servelab.lab.step_cost import CHOICE, SHIPPED
@@ -68,7 +68,7 @@ def cell_difference(saved: NotebookNode, outputs: Sequence[NotebookNode]) -> str
 
 
 def _comparable(outputs: Sequence[NotebookNode]) -> list[dict[str, Any]]:
-    return [_stable(output) for output in merged_streams(outputs)]
+    return [_stable(output) for output in as_saved(outputs)]
 
 
 def _stable(output: NotebookNode) -> dict[str, Any]:

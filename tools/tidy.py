@@ -21,7 +21,7 @@ from typing import Any, cast
 import nbformat
 from nbformat import NotebookNode, v4
 
-from servelab.lab.editions.outputs import merged_streams
+from servelab.lab.editions.outputs import as_saved
 from servelab.lab.lessons import ORIGINALS, REPOSITORY
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -76,7 +76,7 @@ def tidied(text: str, name: str) -> str:
     for cell in notebook.cells:
         cell.source = cell.source.rstrip()
         if cell.cell_type == "code":
-            cell.outputs = merged_streams(cell.outputs)
+            cell.outputs = as_saved(cell.outputs)
     if private := list(private_paths(notebook)):
         raise TidyError(f"{name} names places of one machine, in {'; '.join(private)}: say it without them.")
     try:

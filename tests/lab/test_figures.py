@@ -1,6 +1,8 @@
 """Figures: what they say, that their letters can be read, and that nothing in them is a box or rotated."""
 
+import base64
 import itertools
+from html import escape
 
 import matplotlib.text
 import pytest
@@ -70,6 +72,8 @@ def test_every_figure_says_what_kind_of_evidence_it_is_and_has_words(trace: Trac
         data, metadata = drawing._repr_mimebundle_()
         assert data["image/png"].startswith(b"\x89PNG")
         assert data["text/plain"] == metadata["image/png"]["alt"] == repr(drawing)
+        assert f'alt="{escape(drawing.words)}"' in data["text/html"]
+        assert base64.b64encode(data["image/png"]).decode() in data["text/html"]
 
 
 @given(scenarios)

@@ -428,10 +428,31 @@ class NeverGivesBack(Locked):
         return Unlocked.spend(self, tokens)
 
 
+OVERSPENT = "A1 B5 A4"
+
+
 @pytest.mark.parametrize("kind", [Locked, ByHand])
-def test_right_budgets_pass(kind: type) -> None:
-    result = check_budget(kind)
+@pytest.mark.parametrize("schedule", [OVERSPENT, "A2 B2 A3 B3", "B1 A5 B4"])
+def test_right_budgets_pass(kind: type, schedule: str) -> None:
+    result = check_budget(kind, schedule)
     assert result.verdict is Verdict.PASSED, result.seen
+    assert "120 of 100 tokens were spent" in result.seen
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ("", "The class is safe. The schedule is still missing"),
+        (None, "The schedule is still missing"),
+        ("A5 B2", "only one of the two"),
+        ("A9 B9", "does five operations"),
+        ("first A", "letters with numbers"),
+        (["A1"], "quotation marks"),
+    ],
+)
+def test_wrong_schedules_fail_with_their_sentence(schedule, said: str) -> None:
+    result = check_budget(Locked, schedule)
+    assert (result.verdict, said in result.seen) == (Verdict.NOT_YET, True), result.seen
 
 
 @pytest.mark.parametrize(
@@ -449,7 +470,7 @@ def test_right_budgets_pass(kind: type) -> None:
     ],
 )
 def test_wrong_budgets_fail_with_their_sentence(kind, verdict: Verdict, said: str) -> None:
-    result = check_budget(kind)
+    result = check_budget(kind, "")
     assert (result.verdict, said in result.seen) == (verdict, True), result.seen
 
 

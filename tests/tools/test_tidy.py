@@ -80,6 +80,18 @@ def test_results_and_counts_stay() -> None:
     assert "".join(code["outputs"][1]["data"]["image/png"]) == PICTURE["data"]["image/png"]
 
 
+def test_a_picture_is_kept_once_and_other_html_stays() -> None:
+    twice = {
+        **PICTURE,
+        "metadata": {},
+        "data": {**PICTURE["data"], "text/html": '<img src="data:" alt="a picture">'},
+    }
+    page = {"output_type": "display_data", "metadata": {}, "data": {"text/html": "<p>a page</p>"}}
+    first, second = tidied(changed(1, outputs=[twice, page]))["cells"][1]["outputs"]
+    assert sorted(first["data"]) == ["image/png", "text/plain"]
+    assert sorted(second["data"]) == ["text/html"]
+
+
 def test_twice_is_once_and_letters_stay_readable() -> None:
     once = tidy.tidied(json.dumps(UNTIDY), "a")
     assert tidy.tidied(once, "a") == once

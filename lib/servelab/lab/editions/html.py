@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 
 from servelab.lab.editions import require_new
 from servelab.lab.editions.lesson import COMMENT_ON_THE_GUESS, Lesson, lessons, predictions
-from servelab.lab.editions.outputs import WIDGET_VIEW, merged_streams
+from servelab.lab.editions.outputs import WIDGET_VIEW, as_saved
 from servelab.lab.editions.page import markdown_page, page
 from servelab.lab.player import STATIC, player_fragment
 
@@ -58,7 +58,7 @@ class WithoutKernel(Preprocessor):
             return cell, resources
         folded = cell.metadata.get("jupyter", {}).get("source_hidden", False)
         cell.metadata["transient"] = {"remove_source": folded}  # what nbconvert's templates ask for
-        cell.outputs = merged_streams(cell.outputs)
+        cell.outputs = as_saved(cell.outputs)
         for output in cell.outputs:
             data = output.get("data", {})
             data.pop(WIDGET_VIEW, None)

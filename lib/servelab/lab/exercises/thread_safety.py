@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
-from servelab.thread_safety import CriticalSection, Run, explore
+from servelab.thread_safety import CriticalSection, Run, explore, replay_schedule
 from servelab.thread_safety.explorer.interleaving import Action
 from servelab.thread_safety.explorer.scheduler import Stuck
-from servelab.thread_safety.specimens import Tally
+from servelab.thread_safety.explorer.schedules import PYTHON
+from servelab.thread_safety.specimens import Budget, Tally
 from servelab.values.copying import is_lock
 
 ORDERS_OF_THREE = 150  # enough for a chat that only a third user disturbs
@@ -20,7 +21,7 @@ LENGTH = 2  # tokens of an answer: one would not show an answer that is mixed in
 ALONE = 3  # tokens of an answer where nobody else asks
 ORDERS = 400  # all with one forced switch at most, and many with two; a fraction of a second
 NUMBERS = {2: "two", 3: "three"}
-BUDGET = 100  # tokens
+TOKENS = 100  # of a budget
 
 # What makes each of the four functions fit to be shared or not. That it is so, the lesson's test explores.
 FOUR = {
@@ -237,11 +238,12 @@ def check_examples(layer: Callable[[], Any], one: Any, other: Any) -> str:
 
 
 @exercise_alone
-def check_budget(budget: type[Any]) -> str:
-    """Whether users who spend at the same moment never get more than there is, nor less than there was."""
+def check_budget(budget: type[Any], schedule: str) -> str:
+    """A schedule that overspends a budget without a lock; and whether users of the mended one never do."""
+    overspent = _overspent(schedule)
     if not isinstance(budget, type):
         raise NotYet(f"This is {budget!r}: hand over the class itself, without parentheses.")
-    locked = any(map(is_lock, vars(budget(BUDGET)).values()))
+    locked = any(map(is_lock, vars(budget(TOKENS)).values()))
     orders = 0
     for wanted in ((60, 60), (60, 40), (60, 30, 60)):
         try:
@@ -256,7 +258,28 @@ def check_budget(budget: type[Any]) -> str:
             if not locked:
                 raise NotStarted(f"{wrong} No lock is on self yet.")
             raise NotYet(f"{wrong} A lock has to be held from the first use to the last.")
-    return f"In {orders} orders of two and of three users, nobody spent what another had spent."
+    if not overspent:
+        raise NotYet("The class is safe. The schedule is still missing, for the class as it was.")
+    return f"{overspent} With your lock, in {orders} orders of two and of three users, none spent too much."
+
+
+def _overspent(schedule: str) -> str:
+    """What the schedule does to a budget without a lock."""
+    if not schedule:
+        return ""
+    if not isinstance(schedule, str):
+        raise NotYet(f'This is {schedule!r}: write the schedule between quotation marks, such as "A5 B5".')
+    try:
+        section = _spending(Budget, (60, 60))
+        run = replay_schedule(section, f"{PYTHON}:{schedule.removeprefix(f'{PYTHON}:')}")
+    except ValueError as misfit:
+        raise NotYet(
+            f"{schedule!r} is no order of these operations: write letters with numbers, as in A1 B2 A4 B3. "
+            "Each thread does five operations, or two if it is refused."
+        ) from misfit
+    if not run.broken:
+        raise NotYet(f"Under {schedule} only one of the two gets their 60 tokens.")
+    return f"Under {schedule}, {run.why}."
 
 
 def _spending(budget: Callable[[int], Any], wanted: Sequence[int]) -> CriticalSection:
@@ -264,12 +287,12 @@ def _spending(budget: Callable[[int], Any], wanted: Sequence[int]) -> CriticalSe
 
     def nobody_spends_twice(one: Any, accepted: list[Any]) -> None:
         spent = sum(tokens for tokens, yes in zip(wanted, accepted, strict=True) if yes)
-        assert spent <= BUDGET, f"{spent} of {BUDGET} tokens were spent"
-        assert one.left == BUDGET - spent, f"{spent} were spent, and left is {one.left}"
+        assert spent <= TOKENS, f"{spent} of {TOKENS} tokens were spent"
+        assert one.left == TOKENS - spent, f"{spent} were spent, and left is {one.left}"
         refused = [tokens for tokens, yes in zip(wanted, accepted, strict=True) if not yes]
         assert not refused or min(refused) > one.left, f"{min(refused)} were refused, and left is {one.left}"
 
     tasks = [lambda one, tokens=tokens: one.spend(tokens) for tokens in wanted]
     return CriticalSection(
-        lambda: budget(BUDGET), tasks, nobody_spends_twice, lambda one: f"left = {one.left}"
+        lambda: budget(TOKENS), tasks, nobody_spends_twice, lambda one: f"left = {one.left}"
     )

@@ -6,11 +6,13 @@ stable plain-text form.
 
 from __future__ import annotations
 
+import base64
 import io
 from bisect import bisect_left
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +62,20 @@ class Drawing:
         return path
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {"image/png": self.png(), "text/plain": self.words}, {"image/png": {"alt": self.words}}
+        return bundle(self.png(), self.words)
 
     def __repr__(self) -> str:
         return self.words
+
+
+def bundle(picture: bytes, words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a notebook is given of a picture (PNG), and what is to be known of it.
+
+    JupyterLab shows the HTML, since it leaves out what is to be said of a PNG; others take the PNG.
+    """
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    page = f'<img src="{source}" alt="{escape(words)}" style="max-width: 100%">'
+    return {"image/png": picture, "text/html": page, "text/plain": words}, {"image/png": {"alt": words}}
 
 
 def course_style() -> AbstractContextManager[None]:

@@ -72,12 +72,11 @@ def load_panels(
 
 def _against_capacity(axes: Axes, rate: float, capacity: float, limit: int) -> str:
     """What part of the machine is asked for; where it is more than all, how the queue goes on growing."""
-    words = f"arrivals {rate:.3g} a second   ·   the machine answers {capacity:.3g}\n"
-    words += f"{rate / capacity:.0%} of what it can"
+    words = f"arrivals {rate:.3g} a second   ·   the machine answers {capacity:.3g}"
     began, end = axes.get_xlim()
     growth = rate - capacity
     if growth > 0:
-        words += f": each second {growth:.2g} more stay"
+        words += f"\neach second {growth:.2g} more stay"
         full = began + limit / growth  # until then they find room among those who run
         if full < end:
             words += " (dashed)"

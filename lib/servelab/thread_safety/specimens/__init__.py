@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from servelab.thread_safety.specimens import generation, modes, outside, state
 from servelab.thread_safety.specimens.specimen import Place, Specimen
-from servelab.thread_safety.specimens.state import Counter, LocalStash, LockedTally, Stash, Tally
+from servelab.thread_safety.specimens.state import Budget, Counter, LocalStash, LockedTally, Stash, Tally
 
 ALL: tuple[Specimen, ...] = modes.SPECIMENS + state.SPECIMENS + generation.SPECIMENS + outside.SPECIMENS
 
@@ -19,6 +19,7 @@ def named(name: str) -> Specimen:
 
 __all__ = [
     "ALL",
+    "Budget",
     "Counter",
     "LocalStash",
     "LockedTally",

@@ -34,6 +34,19 @@ class LockedTally(Tally):
             self.value += 1
 
 
+class Budget:
+    """Between the comparison and the subtraction, another thread may spend the same tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        self.left = tokens
+
+    def spend(self, tokens: int) -> bool:
+        if self.left < tokens:
+            return False
+        self.left -= tokens
+        return True
+
+
 class Counter(nn.Module):
     """self.counter += 1 reads, adds and writes: two threads that read the same number count one call."""
 
