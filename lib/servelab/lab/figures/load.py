@@ -28,8 +28,7 @@ def load_panels(
     """Three panels over the arrival time of each request: waiting, TTFT, and the longer gaps.
 
     tops, until: the ends of their axes and of the time axis, the same for figures that are compared.
-    capacity: answers a second that the machine can give; if more arrive, the first panel shows how the queue
-        grows as long as they do.
+    capacity: answers a second that the machine can give, said beside the arrivals.
     """
     everybody = lifecycles(trace)
     lives = [life for life in everybody if not life.refused]
@@ -63,24 +62,18 @@ def load_panels(
         panels[2].set_xlim(trace.began, end)
         against = ""
         if capacity is not None:
-            against = _against_capacity(panels[0], rate, capacity, trace.header.capacity)
+            against = _against_capacity(panels[0], rate, capacity)
         evidence = f"{trace.header.model}   ·   {trace.header.evidence.value}"
         panels[2].set_xlabel(f"seconds   ·   grey: nobody arrives any more   ·   {evidence}")
         title(figure, panels[0], says)
     return Drawing(figure, _words(trace, f"{says} {against}", lengths, ttfts, gaps))
 
 
-def _against_capacity(axes: Axes, rate: float, capacity: float, limit: int) -> str:
-    """What part of the machine is asked for; where it is more than all, how the queue goes on growing."""
+def _against_capacity(axes: Axes, rate: float, capacity: float) -> str:
+    """What arrives beside what the machine can answer, and how many more stay where that is less."""
     words = f"arrivals {rate:.3g} a second   ·   the machine answers {capacity:.3g}"
-    began, end = axes.get_xlim()
-    growth = rate - capacity
-    if growth > 0:
-        words += f"\neach second {growth:.2g} more stay"
-        full = began + limit / growth  # until then they find room among those who run
-        if full < end:
-            words += " (dashed)"
-            axes.plot([full, end], [0, growth * (end - full)], "--", color=palette.INK, linewidth=1.2)
+    if rate > capacity:
+        words += f"\neach second {rate - capacity:.2g} more stay"
     axes.set_title(words, loc="right", color=palette.FAINT)
     return words.replace("   ·   ", ", ").replace("\n", ", ") + ". "
 
