@@ -215,13 +215,15 @@ def errors(page: Any) -> list[str]:
     return texts
 
 
+PICTURE_BYTES = """async (image) => {
+    const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
+    return [...bytes].map((byte) => byte.toString(16)).join("");
+}"""
+
+
 def picture(page: Any, place: int) -> str:
     """The bytes of a widget's picture: its address changes with every drawing, the drawing may not."""
-    script = """async (image) => {
-        const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
-        return [...bytes].map((byte) => byte.toString(16)).join("");
-    }"""
-    drawn: str = output_at(page, place).locator("img").first.evaluate(script)
+    drawn: str = output_at(page, place).locator("img").first.evaluate(PICTURE_BYTES)
     return drawn
 
 
@@ -470,7 +472,18 @@ def test_a_page_without_a_kernel_takes_a_guess_and_then_shows_what_happened(
     expect(result).to_be_visible()
     said = result.evaluate("one => getComputedStyle(one, '::before').content")
     assert "You expected" in said
+    sliders = page.locator(".servelab-knobs")
+    sliders.scroll_into_view_if_needed()
+    drawn = [sliders.locator("img").evaluate(PICTURE_BYTES)]
+    for slider in sliders.locator("input").all():
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(100)
+        drawn.append(sliders.locator("img").evaluate(PICTURE_BYTES))
+    assert len(set(drawn)) == len(drawn) == 4
+    assert "Three panels" in str(sliders.locator("img").get_attribute("alt"))
     for lesson in tmp_path.glob("*.html"):
+        assert lesson.stat().st_size < 3_000_000
         page.goto(lesson.as_uri())
         page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
         assert page.evaluate("document.documentElement.scrollWidth") <= 400, lesson.name

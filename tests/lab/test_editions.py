@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from packaging.requirements import Requirement
 
-from servelab import Interleaved, simulate, users
-from servelab.lab.editions import EditionError, bundle, html, workshop
+from servelab import Interleaved, lab, simulate, users
+from servelab.lab.editions import EditionError, bundle, glossary, html, sliders, workshop
 from servelab.lab.editions import lesson as lesson_file
 from servelab.lab.editions.bundle import Platform, Target
 from servelab.lab.editions.lesson import Lesson
 from servelab.lab.editions.outputs import WIDGET_VIEW
 from servelab.lab.editions.page import outside, page
 from servelab.lab.editions.timetable import BREAK_AFTER, CLOSING, LENGTHS, timetable
+from servelab.lab.figures import Drawing
 from servelab.lab.lessons import ORIGINALS
 from servelab.lab.player.player import player_data
 from servelab.lab.predict import compare, predict
@@ -200,7 +202,7 @@ def test_what_answers_a_question_is_folded_away_until_it_is_opened(tmp_path: Pat
 def test_no_page_of_the_course_fetches_anything(tmp_path: Path) -> None:
     html.run(tmp_path / "pages")
     pages = sorted((tmp_path / "pages").glob("*.html"))
-    assert len(pages) == len(list(ORIGINALS.glob("*.ipynb"))) + 1
+    assert len(pages) == len(list(ORIGINALS.glob("*.ipynb"))) + 2  # the contents and the words
     assert [(path.name, outside(path.read_text(encoding="utf-8"))) for path in pages] == [
         (path.name, []) for path in pages
     ]
@@ -242,6 +244,70 @@ def test_a_player_is_put_in_whole(notebooks: Path) -> None:
     assert "mountAll(document)" in text
     assert json.dumps(held["traces"][0]["columns"]["token"]) in text
     assert outside(text) == []
+
+
+KNOBS = """
+def strength(power):
+    says = f"{number} {power}"
+    return lab.lines([1, 2], {"a": [0, power]}, across_name="x", values_name="y", evidence="", says=says)
+
+
+lab.knobs(strength, power=[1, 2, 3])
+"""
+ONLY_WHAT_IS_NEEDED = [
+    code("from servelab import lab\nnumber = 6", {"text/plain": ""}),
+    code("never = 1 / 0; says = 1 / 0; power = 1 / 0", {"text/plain": ""}),
+    code("number = number + 1", {"text/plain": ""}),
+    code(KNOBS, {"image/png": PICTURE, WIDGET_VIEW: {}, "text/plain": "7 2"}),
+]
+
+
+def test_sliders_are_put_in_whole_by_running_only_the_cells_that_they_need(tmp_path: Path) -> None:
+    path = tmp_path / "01_a.ipynb"
+    cells = [{**cell, "id": f"c{place}"} for place, cell in enumerate(ONLY_WHAT_IS_NEEDED)]
+    path.write_text(json.dumps({**NOTEBOOK, "cells": cells}), encoding="utf-8")
+    text = html.body(path)
+    held = json.loads(re.search(r'<script type="application/json">(.*?)</script>', text)[1])
+    assert held["sliders"] == [{"name": "power", "values": ["1", "2", "3"]}]
+    assert held["places"] == [1]
+    assert [re.search(r"7 \d", one["words"])[0] for one in held["pictures"].values()] == ["7 1", "7 2", "7 3"]
+    assert len({one["picture"] for one in held["pictures"].values()}) == 3
+    assert PICTURE not in text
+    assert outside(text) == []
+
+
+def test_too_many_settings_are_refused() -> None:
+    many = lab.knobs(lambda **_: Drawing(Figure(), "words"), a=range(7), b=range(6))
+    with pytest.raises(ValueError, match="42 settings of sliders are too many"):
+        sliders.fragment(many)
+
+
+def test_a_page_begins_with_its_headings(tmp_path: Path) -> None:
+    path = tmp_path / "01_a.ipynb"
+    cells = [{**written("# A\n\n## One · two\n\ntext\n\n## `Three`"), "id": "a"}]
+    path.write_text(json.dumps({**NOTEBOOK, "cells": cells}), encoding="utf-8")
+    text = html.body(path)
+    links = re.findall(r'<a href="#([^"]+)">(.*?)</a></li>', html.contents(text))
+    assert [name for _, name in links] == ["One · two", "<code>Three</code>"]
+    assert all(f'id="{place}"' in text for place, _ in links)
+
+
+def test_words_are_found_with_the_sentence_that_defines_them(tmp_path: Path) -> None:
+    text = (
+        "# A\n\n- a goal\n\n**Time:** reading 1 min · exercises 1 min · machine about 1 s\n\n"
+        "It waits in a line. That is the **queue**. **This whole sentence is bold.** One more.\n\n"
+        "- **bound**: slow. A reason.\n- a **limit | of** many words that say enough all alone here\n\n"
+        "<details><summary>x</summary>The **folded** word.</details>\n\n## To keep\n\nA **last** word."
+    )
+    path = tmp_path / "01_a.ipynb"
+    path.write_text(json.dumps({**NOTEBOOK, "cells": [{**written(text), "id": "a"}]}), encoding="utf-8")
+    found = dict(glossary.definitions(lesson_file.read(path)))
+    assert found == {
+        "queue": "It waits in a line. That is the **queue**. **This whole sentence is bold.**",
+        "bound": "**bound**: slow. A reason.",
+    }
+    assert "| queue | It waits" in glossary.glossary([lesson_file.read(path)])
+    assert "](01_a.html)" in glossary.glossary([lesson_file.read(path)])
 
 
 # A workshop

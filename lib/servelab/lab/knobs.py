@@ -39,7 +39,7 @@ class Knobs(anywidget.AnyWidget):
     def __init__(self, draw: Callable[..., Drawing], **steps: Sequence[float]) -> None:
         self._draw, self._steps = draw, steps
         places = [(len(values) - 1) // 2 for values in steps.values()]
-        self._first = self._drawing(places)
+        self._first = self.drawing(places)
         self._seen = {tuple(places): (self._first.words, self._first.png())}
         words, picture = self._seen[tuple(places)]
         sliders = [
@@ -48,7 +48,8 @@ class Knobs(anywidget.AnyWidget):
         ]
         super().__init__(sliders=sliders, places=places, words=words, picture=picture)
 
-    def _drawing(self, places: Sequence[int]) -> Drawing:
+    def drawing(self, places: Sequence[int]) -> Drawing:
+        """What is drawn when each slider stands at this place among its values."""
         set_to = zip(self._steps.items(), places, strict=True)
         return self._draw(**{name: values[place] for (name, values), place in set_to})
 
@@ -56,7 +57,7 @@ class Knobs(anywidget.AnyWidget):
     def _moved(self, change: Any) -> None:
         setting = tuple(change.new)
         if setting not in self._seen:  # whoever goes back does not wait again
-            drawing = self._drawing(setting)
+            drawing = self.drawing(setting)
             self._seen[setting] = (drawing.words, drawing.png())
         with self.hold_sync():
             self.words, self.picture = self._seen[setting]

@@ -20,9 +20,11 @@ from nbconvert.preprocessors import Preprocessor
 from nbformat import NotebookNode
 
 from servelab.lab.editions import require_new
+from servelab.lab.editions.glossary import glossary
 from servelab.lab.editions.lesson import COMMENT_ON_THE_GUESS, Lesson, lessons, predictions
 from servelab.lab.editions.outputs import WIDGET_VIEW, as_saved
 from servelab.lab.editions.page import markdown_page, page
+from servelab.lab.editions.sliders import with_sliders
 from servelab.lab.player import STATIC, player_fragment
 
 INDEX = """# servelab
@@ -33,6 +35,7 @@ and to solve the exercises, start them with `python start.py`.
 | | Lesson | After it you can | Time |
 |---|---|---|---|"""
 
+WORDS = "\n[The words that the lessons define](words.html)"
 
 REVEAL = '<details class="reveal"><summary>Guess first. Then open this: what happened</summary>{}</details>'
 SHOW_GUESS = """<script>
@@ -78,9 +81,11 @@ def run(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for place, lesson in enumerate(everything):
         before, after = _ways(everything, place)
-        html = page(lesson.title, body(lesson.path), before, after)
+        text = body(lesson.path)
+        html = page(lesson.title, contents(text) + text, before, after)
         (folder / f"{lesson.path.stem}.html").write_text(html, encoding="utf-8")
     (folder / "index.html").write_text(index(everything), encoding="utf-8")
+    (folder / "words.html").write_text(markdown_page("Words", glossary(everything)), encoding="utf-8")
     print(f"{len(everything)} lessons in {folder}: open {folder / 'index.html'}")
     return 0
 
@@ -92,6 +97,7 @@ def body(notebook: Path) -> str:
     )
     read = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     cells, done, parts = read.cells, 0, []
+    with_sliders(cells)
 
     def converted(first: int, end: int) -> str:
         read.cells = cells[first:end]
@@ -112,13 +118,20 @@ def _explains(after: Sequence[NotebookNode]) -> bool:
     return any(cell.cell_type == "markdown" and "## " not in cell.source for cell in after)
 
 
+def contents(text: str) -> str:
+    """The headings of a page, each a link to its place."""
+    found = re.findall(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', text)
+    items = "".join(f'<li><a href="#{place}">{name}</a></li>' for place, name in found)
+    return f"<details><summary>Contents</summary><ul>{items}</ul></details>\n"
+
+
 def index(everything: Sequence[Lesson]) -> str:
     rows = [
         f"| {lesson.number} | [{lesson.title}]({lesson.path.stem}.html) | {'; '.join(lesson.goals)} | "
         f"{lesson.reading + lesson.exercises}&nbsp;min |"
         for lesson in everything
     ]
-    return markdown_page("servelab", "\n".join([INDEX, *rows]))
+    return markdown_page("servelab", "\n".join([INDEX, *rows, WORDS]))
 
 
 def _ways(everything: Sequence[Lesson], place: int) -> tuple[str, str]:
