@@ -481,10 +481,16 @@ def test_a_page_without_a_kernel_takes_a_guess_and_then_shows_what_happened(
         page.wait_for_timeout(100)
         drawn.append(sliders.locator("img").evaluate(PICTURE_BYTES))
     assert len(set(drawn)) == len(drawn) == 4
+    tops = [one.bounding_box()["y"] for one in sliders.locator("label").all()]  # type: ignore[index]
+    assert tops == sorted(set(tops))  # one below the other
     assert "Three panels" in str(sliders.locator("img").get_attribute("alt"))
     for lesson in tmp_path.glob("*.html"):
         assert lesson.stat().st_size < 3_000_000
         page.goto(lesson.as_uri())
         page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
         assert page.evaluate("document.documentElement.scrollWidth") <= 400, lesson.name
+        for figure in page.locator(".output_area img").all():
+            assert figure.bounding_box()["width"] > 600, lesson.name  # type: ignore[index]
+        for box in page.locator(".servelab-player .box").all():
+            assert box.evaluate("(one) => one.scrollWidth <= one.clientWidth"), lesson.name
     page.close()

@@ -17,7 +17,9 @@ def tokens() -> Iterator[Measurement]:
 def test_a_figure_is_a_median_with_its_spread_its_goal_and_its_machine(tmp_path, capsys) -> None:
     output = tmp_path / "found.json"
     assert report("a title", [a_step, tokens], output) == 0
-    title, machine, versions, _, step, speed, beside = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    title, machine, versions, _, step, speed, beside = printed.out.splitlines()
+    assert "measuring a step" in printed.err  # which part is measured now
     assert title == "a title"
     assert "cores" in machine
     assert "python 3." in versions

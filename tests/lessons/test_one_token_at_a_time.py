@@ -148,6 +148,15 @@ def test_a_measured_step_gives_its_place_back_whatever_happens() -> None:
     assert request.output_ids == greedy_answer("llama", (5, 6, 7), 12)
 
 
+def test_a_disturbed_machine_is_named_once_and_a_quiet_one_never(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(measure, "_said", -60.0)
+    measure._say_if_disturbed([0.020, 0.021, 0.030])  # one was disturbed: the quickest does not mind
+    assert capsys.readouterr().out == ""
+    measure._say_if_disturbed([0.020, 0.031, 0.040])
+    measure._say_if_disturbed([0.020, 0.031, 0.040])
+    assert capsys.readouterr().out.count("the usual one took 55% longer") == 1
+
+
 def test_overhead_is_measured_on_as_many_layers_that_have_hardly_any_weights(monkeypatch) -> None:
     measured = []
     monkeypatch.setattr(

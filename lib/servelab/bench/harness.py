@@ -61,10 +61,13 @@ def report(title: str, parts: Iterable[Part], output: Path | None = None) -> int
     known = ", ".join(f"{name} {number}" for name, number in versions().items())
     print(f"{title}\n{this_machine()}\n{known}\n")
     measurements = []
-    for part in tqdm(list(parts), desc="measuring", leave=False):
-        for measurement in part():
-            tqdm.write(str(measurement))
-            measurements.append(measurement)
+    with tqdm(unit=" figures", leave=False) as bar:
+        for part in parts:
+            bar.set_description(f"measuring {getattr(part, '__name__', '').replace('_', ' ')}".rstrip())
+            for measurement in part():
+                tqdm.write(str(measurement))
+                measurements.append(measurement)
+                bar.update()
     if output is not None:
         found = {
             "machine": asdict(this_machine()),

@@ -22,6 +22,7 @@ STYLE = """
 .servelab-knobs input { flex: 1; min-width: 6em; height: 1.8em; }
 .servelab-knobs input:focus-visible { outline: 2px solid #3b8fd6; outline-offset: 2px; }
 .servelab-knobs output { width: 4em; flex: none; font-variant-numeric: tabular-nums; }
+.servelab-knobs { overflow-x: auto; }
 .servelab-knobs img { display: block; max-width: 100%; }
 """
 

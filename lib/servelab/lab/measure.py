@@ -6,7 +6,7 @@ import functools
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from servelab.model import Chunk
@@ -25,6 +25,8 @@ Result = TypeVar("Result")
 TIME_SHARE = "SERVELAB_TIME_SHARE"
 ANY_TOKEN = 1  # all take the same time
 NARROW = 8  # numbers
+DISTURBED = 1.4  # times the quickest: what the usual one does not reach on a quiet machine
+_said = -60.0  # when it was last said that this machine is disturbed
 
 
 def time_share() -> float:
@@ -93,7 +95,7 @@ def step_milliseconds(trace: Trace) -> float:
 def step_seconds(model: CausalLM, tokens: int, *, stored: int = 0, repeats: int = 3) -> float:
     """Seconds of one step that computes `tokens` tokens; `stored` ones before them are in the KV cache.
 
-    The quickest of some: whatever else the machine does can only make a step longer.
+    The quickest of some: whatever else the machine does can only make a step longer. Says so if it did.
     """
     from servelab.models import model_thread
 
@@ -111,7 +113,20 @@ def step_seconds(model: CausalLM, tokens: int, *, stored: int = 0, repeats: int 
                 raise outcome
     finally:
         model.release(request)
+    _say_if_disturbed(durations)
     return min(durations)
+
+
+def _say_if_disturbed(durations: Sequence[float]) -> None:
+    """A sentence, at most one in half a minute, where repeats of one measurement differ widely."""
+    global _said
+    usual, quickest = statistics.median(durations), min(durations)
+    if usual > DISTURBED * quickest and time.monotonic() - _said > 30:
+        _said = time.monotonic()
+        print(
+            f"(Measured the same several times, and the usual one took {usual / quickest - 1:.0%} longer than "
+            "the quickest: something else uses this machine. Close it, and run this cell again.)"
+        )
 
 
 def _store(model: CausalLM, request: Request, tokens: int) -> None:

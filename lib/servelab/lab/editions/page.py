@@ -40,6 +40,10 @@ details pre { background: var(--code); }
 .output { overflow-x: auto; }
 .output_area { margin: .4rem 0 1rem; padding: .3rem .6rem; background: #ffffff; color: #1c1c1c; }
 .output_area img { max-width: 100%; height: auto; }
+/* On a phone a figure keeps the size at which its letters can be read, and scrolls within its own frame. */
+@media (max-width: 600px) {
+  .output_area img, .output_area .servelab-knobs img { max-width: none; width: 40rem; }
+}
 .output_area pre { margin: 0; white-space: pre-wrap; font-size: .88rem; }
 details { margin: .5rem 0; padding: .3rem .8rem; border: 1px solid var(--line); border-radius: .3rem; }
 summary { cursor: pointer; }

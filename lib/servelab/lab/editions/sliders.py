@@ -77,7 +77,7 @@ def fragment(knobs: Knobs) -> str:
     first = pictures[",".join(map(str, knobs.places))]
     script = files("servelab.lab").joinpath("knobs.js").read_text(encoding="utf-8")
     return (
-        f"<div data-servelab-sliders>\n<style>{STYLE}</style>\n"
+        f"<style>{STYLE}</style>\n<div data-servelab-sliders>\n"
         f'<img src="data:image/png;base64,{first["picture"]}" alt="{escape(first["words"])}">\n'
         f'<script type="application/json">{held.replace("<", chr(92) + "u003c")}</script>\n</div>\n'
         f'<script type="module">\n{script.replace("export default { render };", "")}{PAGE}</script>\n'

@@ -295,7 +295,7 @@ class Pane {
     drawn("path", svg, { class: "line", d: `M${path((state) => state.running.length).slice(1)}` });
     this.head = make("div", "head", strip);
     const legend = make("p", "legend", this.root);
-    make("span", "", legend, `0 to ${top} requests:`);
+    make("span", "", legend, `over the seconds of the run (red: now), 0 to ${top} requests:`);
     make("span", "swatch area", legend);
     make("span", "", legend, "waiting");
     make("span", "swatch line", legend);
