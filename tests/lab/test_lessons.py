@@ -92,7 +92,7 @@ def test_starting_again_keeps_the_old_copy(named: str, originals: Path, copies: 
     fresh = lessons.start_again(named, originals, copies)
     assert fresh.kept is not None
     assert fresh.kept.read_text(encoding="utf-8") == "my work"
-    assert fresh.kept.name.startswith(f"02_queue.{datetime.now():%Y-%m-}")
+    assert fresh.kept.name.startswith(f"02_before.{datetime.now():%Y-%m-}")
     assert json.loads(fresh.copy.read_text(encoding="utf-8"))["cells"][1]["outputs"] == []
 
 

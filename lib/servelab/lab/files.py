@@ -17,9 +17,9 @@ def write_whole(file: Path, text: str) -> None:
     unfinished.replace(file)
 
 
-def put_aside(file: Path) -> Path:
-    """Give a file a name with the date and time, so that another can take its place."""
-    stem, number = f"{file.stem}.{datetime.now():%Y-%m-%d_%H-%M-%S}", 1
+def put_aside(file: Path, name: str = "") -> Path:
+    """Give a file its name, or a shorter one, with the date and time, so that another can take its place."""
+    stem, number = f"{name or file.stem}.{datetime.now():%Y-%m-%d_%H-%M-%S}", 1
     dated = file.with_name(f"{stem}{file.suffix}")
     while dated.exists():  # two within a second are both kept
         number += 1

@@ -49,7 +49,8 @@ def start_again(lesson: str, originals: Path = ORIGINALS, copies: Path = COPIES)
     """
     original = _find(lesson, originals)
     copy = copies / original.name
-    kept = put_aside(copy) if copy.exists() else None
+    number = original.stem.partition("_")[0]  # the date is seen in a list that cuts long names
+    kept = put_aside(copy, f"{number}_before") if copy.exists() else None
     return Fresh(_copy(original, copies), kept)
 
 

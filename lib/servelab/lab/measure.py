@@ -124,8 +124,8 @@ def _say_if_disturbed(durations: Sequence[float]) -> None:
     if usual > DISTURBED * quickest and time.monotonic() - _said > 30:
         _said = time.monotonic()
         print(
-            f"(Measured the same several times, and the usual one took {usual / quickest - 1:.0%} longer than "
-            "the quickest: something else uses this machine. Close it, and run this cell again.)"
+            f"(Of several measurements of one thing, the usual one took {usual / quickest - 1:.0%} longer "
+            "than the quickest: something else uses this machine. Close it, and run this cell again.)"
         )
 
 
