@@ -248,10 +248,10 @@ def test_where_a_burst_waits_little_for_a_first_token_an_hour_of_it_waits_long()
 
 @costs
 def test_at_limit_32_none_of_60_users_waits_before_the_answer_and_of_many_some_do(cost: CostModel) -> None:
-    burst, many = (strangers(32, 1.2, count, cost) for count in (60, 250))
+    burst, many = (strangers(32, 1.2, count, cost) for count in (60, 200))
     longest_step = cost.seconds(8, 100)
     assert max(life.queue_wait for life in request_metrics(burst)) <= longest_step
-    assert sum(life.queue_wait > longest_step for life in request_metrics(many)) > 100
+    assert sum(life.queue_wait > longest_step for life in request_metrics(many)) > 50
 
 
 def test_other_crowds_of_a_thousand_take_between_four_and_21_times_at_load_0_95() -> None:
