@@ -1,7 +1,5 @@
 """For learners: figures, live text, predictions, exercises, the doctor. Nothing else imports this."""
 
-from typing import TYPE_CHECKING
-
 from servelab.lab.errors import shorten_in_notebooks
 from servelab.lab.figures import (
     Drawing,
@@ -32,16 +30,11 @@ from servelab.lab.predict import compare, predict
 from servelab.lab.record import record
 from servelab.lab.source import source
 from servelab.lab.step_cost import measure_step_cost, step_cost
-from servelab.lazy import imported_on_use
-
-if TYPE_CHECKING:
-    from servelab.lab.figures.hammer import hammered
 
 __all__ = [
     "Drawing",
     "compare",
     "computed_tokens",
-    "hammered",
     "interleaving_timeline",
     "keep",
     "knobs",
@@ -67,8 +60,5 @@ __all__ = [
     "tokens_within",
     "watch",
 ]
-
-# It needs torch, which most lessons and every check of an exercise load later or never.
-__getattr__ = imported_on_use(__name__, {"hammered": "servelab.lab.figures.hammer"})
 
 shorten_in_notebooks()

@@ -1,7 +1,5 @@
 """Figures of a trace: one glance tells the story, and the same story is there in words."""
 
-from typing import TYPE_CHECKING
-
 from servelab.lab.figures.computed import computed_tokens
 from servelab.lab.figures.drawing import Drawing
 from servelab.lab.figures.lines import lines
@@ -13,16 +11,11 @@ from servelab.lab.figures.sharing import sharing
 from servelab.lab.figures.threads import thread_steps
 from servelab.lab.figures.time_axis import TimeAxis
 from servelab.lab.figures.timeline import interleaving_timeline
-from servelab.lazy import imported_on_use
-
-if TYPE_CHECKING:
-    from servelab.lab.figures.hammer import hammered
 
 __all__ = [
     "Drawing",
     "TimeAxis",
     "computed_tokens",
-    "hammered",
     "interleaving_timeline",
     "lines",
     "load_panels",
@@ -32,6 +25,3 @@ __all__ = [
     "sharing",
     "thread_steps",
 ]
-
-# It needs torch, which most lessons and every check of an exercise load later or never.
-__getattr__ = imported_on_use(__name__, {"hammered": "servelab.lab.figures.hammer"})
