@@ -209,6 +209,23 @@ class OnlyExceptions(WithQueue):
             self.idle.put(model)
 
 
+class KeepsItAfterAClosedStream(WithQueue):
+    @contextmanager
+    def borrow(self):
+        model = self.idle.get()
+        try:
+            if model is None:
+                model = self.make()
+            yield model
+        except GeneratorExit:
+            raise
+        except BaseException:
+            model = None
+            raise
+        finally:
+            self.idle.put(model)
+
+
 class NoFinally(WithQueue):
     @contextmanager
     def borrow(self):
@@ -619,6 +636,7 @@ RACE = "at once|lent to two borrowers who waited|Do both under one lock|raised a
     [
         (LendsItAgain, "is lent again as it was left"),
         (OnlyExceptions, "which is no Exception"),
+        (KeepsItAfterAClosedStream, "raised GeneratorExit"),
         (NoFinally, "Give the place back in a `finally`"),
         (Swallows, "let the error pass on"),
         (MakesOneForEachLoan, "lend a model that came back again"),

@@ -251,28 +251,30 @@ def test_an_error_is_shown_with_the_learners_own_line_and_none_of_ours() -> None
     ("answers", "verdict", "said"),
     [
         ((None, None, None), Verdict.NOT_STARTED, "each None"),
-        ((0.19, 0.52, None), Verdict.NOT_STARTED, "each None"),
-        ((0.19, 0.52, 0.52), Verdict.PASSED, "0.52 s inside its answer"),
-        ((np.float64(0.192), 26 * 0.02, 1.23 - 0.19 - 0.52), Verdict.PASSED, "0.19 s in the request queue"),
-        ((0.23, 0.52, 0.52), Verdict.NOT_YET, "in_queue = 0.23 is not it"),  # TTFT
-        ((0.19, 1.04, 0.52), Verdict.NOT_YET, "all the time after its admission"),
-        ((0.19, 0.52, 1.04), Verdict.NOT_YET, "all the time after its admission"),
-        ((0.19, 0.52, 0.71), Verdict.NOT_YET, "turns_of_others = 0.71 is not it"),
-        (("0.19", 0.52, 0.52), Verdict.NOT_YET, "write a number of seconds"),
+        ((0.34, 0.58, None), Verdict.NOT_STARTED, "each None"),
+        ((0.34, 0.58, 0.42), Verdict.PASSED, "0.42 s inside its answer"),
+        ((np.float64(0.342), 29 * 0.02, 1.34 - 0.34 - 0.58), Verdict.PASSED, "0.34 s in the request queue"),
+        ((0.38, 0.58, 0.42), Verdict.NOT_YET, "in_queue = 0.38 is not it"),  # TTFT
+        ((0.34, 0.42, 0.58), Verdict.NOT_YET, "own_steps = 0.42 is not it"),  # one for the other
+        ((0.34, 0.5, 0.5), Verdict.NOT_YET, "own_steps = 0.5 is not it"),  # "limit 2, so half"
+        ((0.34, 1.0, 0.42), Verdict.NOT_YET, "all the time after its admission"),
+        ((0.34, 0.58, 1.0), Verdict.NOT_YET, "all the time after its admission"),
+        ((0.34, 0.58, 0.76), Verdict.NOT_YET, "turns_of_others = 0.76 is not it"),
+        (("0.34", 0.58, 0.42), Verdict.NOT_YET, "write a number of seconds"),
     ],
 )
 def test_explaining_a_wait(answers, verdict: Verdict, said: str) -> None:
-    result = check_wait(busy_moment(), "request 9", *answers)
+    result = check_wait(busy_moment(), "request 10", *answers)
     assert (result.verdict, said in result.seen) == (verdict, True)
 
 
 def test_what_the_waiting_request_is_told_is_counted() -> None:
     """By the steps of the run itself: those of others between its admission and its last token."""
     run = busy_moment()
-    one = next(entry for entry in request_metrics(run) if entry.request == "request 9")
+    one = next(entry for entry in request_metrics(run) if entry.request == "request 10")
     inside = [step for step in run.of_kind(Stepped) if one.admitted <= step.started < one.finished]
-    others = sum(step.time - step.started for step in inside if "request 9" not in step.requests)
-    assert check_wait(run, "request 9", one.queue_wait, 26 * 0.02, others).verdict is Verdict.PASSED
+    others = sum(step.time - step.started for step in inside if "request 10" not in step.requests)
+    assert check_wait(run, "request 10", one.queue_wait, 29 * 0.02, others).verdict is Verdict.PASSED
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ def test_changing_one_line_of_a_strategy(policy, verdict: Verdict, said: str) ->
         ((25, None), "Write a number"),
         ((25, 64), "25 steps"),
         (("25", 64), "without quotation marks"),
-        ((25.0, 64), "a whole number"),
+        ((25.5, 64), "a whole number"),
+        ((25.0, 64.0), "25 steps"),  # 50 // 2.0
         ((True, 64), "a whole number"),
     ],
 )

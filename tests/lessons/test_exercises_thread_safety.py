@@ -2,6 +2,7 @@
 
 import contextvars
 import itertools
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -439,6 +440,12 @@ def test_right_budgets_pass(kind: type, schedule: str) -> None:
     assert "120 of 100 tokens were spent" in result.seen
 
 
+def test_the_schedule_alone_is_half_of_it_and_the_stub_does_not_tell_it() -> None:
+    half = check_budget(Unlocked, OVERSPENT)
+    assert (half.verdict, "Now make the class safe" in half.seen) == (Verdict.NOT_YET, True), half.seen
+    assert not re.search(r"\b[AB]\d", check_budget(Unlocked, "").seen)
+
+
 @pytest.mark.parametrize(
     ("schedule", "said"),
     [
@@ -458,7 +465,7 @@ def test_wrong_schedules_fail_with_their_sentence(schedule, said: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "verdict", "said"),
     [
-        (Unlocked, Verdict.NOT_STARTED, "120 of 100 tokens were spent. No lock"),
+        (Unlocked, Verdict.NOT_STARTED, "orders 120 of 100 tokens were spent."),
         (TwoBlocks, Verdict.NOT_YET, "120 of 100 tokens were spent. A lock has to be held"),
         (ComparesOutside, Verdict.NOT_YET, "A lock has to be held"),
         (LockOfEachCall, Verdict.NOT_YET, "A lock has to be held"),

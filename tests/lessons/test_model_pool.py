@@ -51,6 +51,24 @@ def test_but_not_from_somebody_who_keeps_it_after_the_loan() -> None:
         assert lent is kept  # two have it now, and the pool knows of one
 
 
+def test_but_not_where_instances_share_what_they_change() -> None:
+    class Notes:
+        text: list[str] = []  # noqa: RUF012  # the fault: made once, for the class
+
+    pool = ModelPool(Notes, 2)
+    with pool.borrow() as one, pool.borrow() as other:
+        one.text.append("user 1's")
+        assert other.text == ["user 1's"]
+
+
+def test_but_not_where_a_loan_that_went_well_leaves_something() -> None:
+    """A check is not asked either: it is for errors."""
+    pool = ModelPool(list, 1, check=lambda text: not text)
+    pool.run(list.append, "user 1's")
+    with pool.borrow() as text:
+        assert text == ["user 1's"]
+
+
 class Builds:
     """A build that remembers in which thread it was called."""
 

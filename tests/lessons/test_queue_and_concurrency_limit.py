@@ -120,6 +120,12 @@ def test_what_counts_is_how_much_is_left_of_the_long_one() -> None:
         assert late.token_steps[-1] == 599
 
 
+def test_who_comes_behind_it_slows_it_too() -> None:
+    """With n running, its last word takes n steps for each token: more than what was left before it."""
+    assert last_steps([100, 90, 100], Sequential())[1] == 189
+    assert last_steps([100, 90, 100], Interleaved(3))[1] == 268
+
+
 def test_in_front_of_a_long_one_it_loses() -> None:
     assert last_steps([10, 500], Sequential())[0] == 9
     assert last_steps([10, 500], Interleaved(2))[0] == 18
@@ -181,6 +187,25 @@ def test_with_unequal_answers_room_for_everyone_may_serve_more() -> None:
         served(queue, 1, 4.2 * mean, mean / 1.85, lengths, None) for queue in (4 - 1, 1000)
     )
     assert everyone > 1.5 * by_the_rule
+
+
+def test_for_groups_that_start_and_end_together_another_queue_may_serve_more() -> None:
+    """Four at a time, as often as at load 1.2: the rule gives room for one, and two serve more."""
+    at = [ANSWER / 1.2 * 4 * (number // 4) for number in range(120)]
+    crowd = users(["Why?"] * 120, at=at, max_new_tokens=ANSWER, patience=5.4 * ANSWER)
+    one, two = (
+        summary(simulate(crowd, Interleaved(4), A_SECOND, max_queue_size=queue)).served for queue in (1, 2)
+    )
+    assert one < two
+
+
+def test_by_chance_a_short_queue_serves_more_than_none_under_overload() -> None:
+    """It fills the moments in which nobody comes; evenly it hardly does."""
+    none, two = (
+        sum(served(queue, 2, 500, 65, [120] * 200, seed) for seed in range(1, 6)) for queue in (0, 2)
+    )
+    assert 1.1 * none < two < 1.4 * none
+    assert served(2, 2, 500, 65, [120] * 200, None) < 1.05 * served(0, 2, 500, 65, [120] * 200, None)
 
 
 def test_when_a_burst_ends_in_time_a_longer_queue_does_no_harm_and_a_shorter_one_does() -> None:

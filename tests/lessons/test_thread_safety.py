@@ -124,6 +124,30 @@ def test_the_older_norms_write_their_weight_in_eval_too(wrap: Any) -> None:
     assert [one.name for one in report.problems] == ["weight"]
 
 
+class Scaled:
+    """Its forward writes nothing; somebody else may set an attribute meanwhile."""
+
+    def __init__(self) -> None:
+        self.scale = 2.0
+
+    def forward(self, x: float) -> float:
+        scaled = self.scale * x
+        return scaled / self.scale
+
+    def set(self, scale: float) -> None:
+        self.scale = scale
+
+
+def test_an_attribute_that_somebody_changes_meanwhile_is_enough_to_spoil_an_answer() -> None:
+    def one(_: Scaled, answers: list[float | None]) -> None:
+        assert answers[0] == 1.0
+
+    tasks = [lambda model: model.forward(1.0), lambda model: model.set(4.0)]
+    found = explore(CriticalSection(Scaled, tasks, one), progress=False)
+    assert found.complete
+    assert 0 < found.breaking < found.interleavings
+
+
 # To keep, 2
 
 

@@ -59,6 +59,8 @@ def whole_number(answer: object) -> int:
     """The answer of an exercise that asks for one; raises NotYet for anything else."""
     if isinstance(answer, str):
         raise NotYet(f"You answered {answer!r}, a text: write a whole number, without quotation marks.")
+    if isinstance(answer, float) and answer.is_integer():  # what 14.5 // 1.2 gives
+        return int(answer)
     if not isinstance(answer, Integral) or isinstance(answer, bool):  # numpy's whole numbers, too
         raise NotYet(f"You answered {answer!r}: write a whole number.")
     return int(answer)

@@ -184,7 +184,7 @@ def check_pool(pool_class: PoolClass) -> str:
     _expect_all_lent(pool_class)
     _expect_to_wait(pool_class)
     _expect_none_made_in_vain(pool_class)
-    for error in (OnPurpose, Interrupted):
+    for error in (OnPurpose, Interrupted, GeneratorExit):  # the last: a stream that its reader closed
         _expect_a_new_one_after(error, pool_class)
     _expect_the_place_when_the_first_is_not_made(pool_class)
     for error in (OnPurpose, Interrupted):
@@ -296,7 +296,7 @@ def _expect_not_spoilt(borrowers: list[Borrower], error: type[BaseException]) ->
         if not isinstance(one.model, PretendedModel):
             raise NotYet(f"After an error borrow() gave {_named(one.model)}: give a model that make() made.")
         if one.model.spoilt:
-            kind = " (which is no Exception, as Ctrl-C is none)" if error is Interrupted else ""
+            kind = "" if issubclass(error, Exception) else " (which is no Exception, as Ctrl-C is none)"
             raise NotYet(
                 f"A borrower's work raised {error.__name__}{kind}, and {one.model.name} is lent again as it "
                 "was left: let its place get a new one from make()."
@@ -360,7 +360,7 @@ def _outcome_of_a_loan(pool: Lends, error: type[BaseException]) -> BaseException
 
     try:
         _within(fail, "A borrower whose work raises an error never comes out of `with`.")
-    except (OnPurpose, Interrupted, NotMade) as raised:
+    except (OnPurpose, Interrupted, NotMade, GeneratorExit) as raised:
         return raised
     return None
 

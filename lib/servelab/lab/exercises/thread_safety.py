@@ -253,14 +253,18 @@ def check_budget(budget: type[Any], schedule: str) -> str:
         orders += found.interleavings
         if found.broken:
             first = found.simplest
-            wrong = f"In {found.breaking} of {found.interleavings} orders it goes wrong. The simplest: "
-            wrong += f"{first.schedule}, {(first.why or first.ending.value).rstrip('.')}."
-            if not locked:
-                raise NotStarted(f"{wrong} No lock is on self yet.")
-            raise NotYet(f"{wrong} A lock has to be held from the first use to the last.")
+            why = (first.why or first.ending.value).rstrip(".")
+            if locked:
+                raise NotYet(
+                    f"In {found.breaking} of {found.interleavings} orders it goes wrong. The simplest: "
+                    f"{first.schedule}, {why}. A lock has to be held from the first use to the last."
+                )
+            if overspent:
+                raise NotYet(f"{overspent} Now make the class safe: no lock is on self yet.")
+            raise NotStarted(f"In {found.breaking} of {found.interleavings} orders {why}.")
     if not overspent:
         raise NotYet("The class is safe. The schedule is still missing, for the class as it was.")
-    return f"{overspent} With your lock, in {orders} orders of two and of three users, none spent too much."
+    return f"{overspent} Yours is safe: in {orders} orders of two and of three users nobody spent too much."
 
 
 def _overspent(schedule: str) -> str:
@@ -268,13 +272,13 @@ def _overspent(schedule: str) -> str:
     if not schedule:
         return ""
     if not isinstance(schedule, str):
-        raise NotYet(f'This is {schedule!r}: write the schedule between quotation marks, such as "A5 B5".')
+        raise NotYet(f'This is {schedule!r}: write the schedule between quotation marks, such as "A5 B2".')
     try:
         section = _spending(Budget, (60, 60))
         run = replay_schedule(section, f"{PYTHON}:{schedule.removeprefix(f'{PYTHON}:')}")
     except ValueError as misfit:
         raise NotYet(
-            f"{schedule!r} is no order of these operations: write letters with numbers, as in A1 B2 A4 B3. "
+            f"{schedule!r} is no order of these operations: write letters with numbers, as in A5 B2. "
             "Each thread does five operations, or two if it is refused."
         ) from misfit
     if not run.broken:
