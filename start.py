@@ -437,7 +437,7 @@ def fetch_weights() -> None:
 
 
 def make_copies(*arguments: str) -> int:
-    return run_python("-m", "servelab.lab.lessons", *arguments)
+    return run_python("-m", "servelab.cli", "lessons", *arguments)
 
 
 IDLE = 1800  # seconds until a kernel without use ends; never while its lesson is open in a browser

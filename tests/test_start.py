@@ -229,7 +229,7 @@ def test_the_second_start_installs_nothing(start: ModuleType, programs: Programs
     assert start.main([]) == 0
     assert [command.split(" -m ")[1].split()[0] for command in programs.commands] == [
         "servelab.cli",
-        "servelab.lab.lessons",
+        "servelab.cli",
         "jupyterlab",
     ]
 
@@ -312,7 +312,7 @@ def test_jupyterlab_is_served_to_this_machine_only(start: ModuleType, programs: 
 
 def test_fresh_restores_and_does_not_open_anything(start: ModuleType, programs: Programs) -> None:
     start.main(["--fresh", "02"])
-    assert programs.commands[-1].endswith("servelab.lab.lessons --fresh 02")
+    assert programs.commands[-1].endswith("servelab.cli lessons --fresh 02")
 
 
 # Failures speak

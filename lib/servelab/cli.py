@@ -87,6 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     weights = commands.add_parser("weights", help="fetch the default model, once")
     weights.set_defaults(run=_weights)
 
+    lessons = commands.add_parser("lessons", help="your copies of the lessons")
+    lessons.add_argument("--fresh", metavar="LESSON", help="start this one again, keeping the old copy")
+    lessons.set_defaults(run=_lessons)
+
     demo = commands.add_parser("demo", help="three users, two at a time, streaming side by side")
     demo.add_argument("--scripted", action="store_true", help="at once, without a real model")
     demo.add_argument("--tokens", type=int, default=24, metavar="N", help="longest answer (default 24)")
@@ -134,6 +138,12 @@ def _weights(options: argparse.Namespace) -> int:
 
     print(f"The weights are in {smollm2.fetch()}")
     return 0
+
+
+def _lessons(options: argparse.Namespace) -> int:
+    from servelab.lab import lessons
+
+    return lessons.run(options.fresh)
 
 
 def _demo(options: argparse.Namespace) -> int:

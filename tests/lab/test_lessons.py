@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from servelab import cli
 from servelab.lab import lessons
 
 LESSON = {
@@ -128,11 +131,11 @@ def command_line(originals: Path, copies: Path, monkeypatch) -> None:
 
 @pytest.mark.usefixtures("command_line")
 def test_the_command_says_where_the_lessons_are(capsys) -> None:
-    assert lessons.main([]) == 0
+    assert cli.main(["lessons"]) == 0
     assert capsys.readouterr().out.startswith("2 new lessons in ")
-    assert lessons.main([]) == 0
+    assert cli.main(["lessons"]) == 0
     assert capsys.readouterr().out.startswith("Your lessons are in ")
-    assert lessons.main(["--fresh", "02"]) == 0
+    assert cli.main(["lessons", "--fresh", "02"]) == 0
     said = capsys.readouterr().out
     assert "Your old one is in" in said
     assert "Is the lesson open?" in said
@@ -140,13 +143,24 @@ def test_the_command_says_where_the_lessons_are(capsys) -> None:
 
 @pytest.mark.usefixtures("command_line")
 def test_an_unknown_lesson_is_answered_with_the_known_ones(capsys) -> None:
-    assert lessons.main(["--fresh", "77"]) == 1
+    assert cli.main(["lessons", "--fresh", "77"]) == 1
     said = capsys.readouterr().err
-    assert said == "There is no lesson 77: name one of these by its number or name (01_tokens, 02_queue).\n"
+    assert (
+        said
+        == "servelab: There is no lesson 77: name one of these by its number or name (01_tokens, 02_queue).\n"
+    )
 
 
 @pytest.mark.usefixtures("command_line")
 def test_a_folder_that_cannot_be_written_is_answered_with_a_sentence(copies: Path, capsys) -> None:
     copies.write_text("not a folder", encoding="utf-8")
-    assert lessons.main(["--fresh", "01"]) == 1
-    assert capsys.readouterr().err.startswith("Cannot write in ")
+    assert cli.main(["lessons", "--fresh", "01"]) == 1
+    assert capsys.readouterr().err.startswith("servelab: Cannot write in ")
+
+
+def test_nothing_but_where_they_are_is_said() -> None:
+    """`python -m` of a module that its package has imported already warns, at every start of the course."""
+    command = [sys.executable, "-m", "servelab.cli", "lessons", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "--fresh" in done.stdout

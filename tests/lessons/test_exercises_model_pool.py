@@ -226,6 +226,30 @@ class KeepsItAfterAClosedStream(WithQueue):
             self.idle.put(model)
 
 
+class WakesNobodyWhenMakingFails(WithCondition):
+    @contextmanager
+    def borrow(self):
+        with self.change:
+            while not self.free:
+                self.change.wait()
+            model = self.free.pop()
+        try:
+            model = model or self.make()
+        except BaseException:
+            with self.change:
+                self.free.append(None)  # and whoever waits is not told
+            raise
+        try:
+            yield model
+        except BaseException:
+            model = None
+            raise
+        finally:
+            with self.change:
+                self.free.append(model)
+                self.change.notify()
+
+
 class NoFinally(WithQueue):
     @contextmanager
     def borrow(self):
@@ -628,7 +652,10 @@ def test_the_stub_is_not_started() -> None:
     assert result.verdict is Verdict.NOT_STARTED, result.seen
 
 
-RACE = "at once|lent to two borrowers who waited|Do both under one lock|raised an error"
+RACE = (
+    "at once|lent to two borrowers who waited|Do both under one lock|raised an error|"
+    "nobody who waits gets the place"
+)
 
 
 @pytest.mark.parametrize(
@@ -637,6 +664,7 @@ RACE = "at once|lent to two borrowers who waited|Do both under one lock|raised a
         (LendsItAgain, "is lent again as it was left"),
         (OnlyExceptions, "which is no Exception"),
         (KeepsItAfterAClosedStream, "raised GeneratorExit"),
+        (WakesNobodyWhenMakingFails, "wake whoever waits"),
         (NoFinally, "Give the place back in a `finally`"),
         (Swallows, "let the error pass on"),
         (MakesOneForEachLoan, "lend a model that came back again"),

@@ -4,15 +4,13 @@
 a question is its answer, so a learner works on a copy without any. Copies are made once and then belong
 to the learner: nothing here overwrites or deletes one. Knows nothing about running notebooks.
 
-    python -m servelab.lab.lessons              copy the lessons that are not in my-lessons/ yet
-    python -m servelab.lab.lessons --fresh 02   start lesson 02 again, keeping the old copy
+    servelab lessons              copy the lessons that are not in my-lessons/ yet
+    servelab lessons --fresh 02   start lesson 02 again, keeping the old copy
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,29 +87,21 @@ def _copy(original: Path, copies: Path) -> Path:
     return copy
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="servelab.lab.lessons", description="Make the learner's copies.")
-    parser.add_argument("--fresh", metavar="LESSON", help="start this lesson again, keeping the old copy")
-    lesson = parser.parse_args(arguments).fresh
+def run(lesson: str | None) -> int:
+    """Copy the lessons that are missing, or start one again, and say where."""
     try:
         if lesson is None:
             new = copy_new()
             print(f"{len(new)} new lessons in {COPIES}" if new else f"Your lessons are in {COPIES}")
-        else:
-            fresh = start_again(lesson)
-            print(f"A fresh copy is in {fresh.copy}")
-            if fresh.kept:
-                print(f"Your old one is in {fresh.kept}")
-                print("Is the lesson open? Choose Reload Notebook from Disk in the File menu, or Revert.")
-    except LessonError as problem:
-        print(problem, file=sys.stderr)
-        return 1
+            return 0
+        fresh = start_again(lesson)
     except OSError as problem:
         reason = problem.strerror or problem
-        print(f"Cannot write in {COPIES} ({reason}): close the lesson, or free some space.", file=sys.stderr)
-        return 1
+        raise LessonError(
+            f"Cannot write in {COPIES} ({reason}): close the lesson, or free some space."
+        ) from problem
+    print(f"A fresh copy is in {fresh.copy}")
+    if fresh.kept:
+        print(f"Your old one is in {fresh.kept}")
+        print("Is the lesson open? Choose Reload Notebook from Disk in the File menu, or Revert.")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from random import Random
 from types import FrameType
 from typing import Any, Protocol, TypeVar
@@ -140,9 +140,10 @@ PoolClass = Callable[[Callable[[], Any], int], Lends]
 
 
 class Borrower:
-    """A thread that borrows one model and holds it until it is told to go."""
+    """A thread that borrows one model and holds it until it is told to go, perhaps by an error."""
 
-    def __init__(self, pool: Lends) -> None:
+    def __init__(self, pool: Lends, raises: type[BaseException] | None = None) -> None:
+        self._raises = raises
         self.model: Any = None
         self.error: BaseException | None = None
         self._has = threading.Event()
@@ -156,6 +157,8 @@ class Borrower:
             with self._pool.borrow() as self.model:
                 self._has.set()
                 self._may_go.wait()
+                if self._raises is not None:
+                    raise self._raises
         except BaseException as error:
             self.error = error
         self._has.set()
@@ -191,6 +194,7 @@ def check_pool(pool_class: PoolClass) -> str:
         for failure in (NotMade, Interrupted):
             for times in (1, 2):
                 _expect_the_place_when_making_fails(error, failure, pool_class, times)
+    _expect_a_waiter_to_go_on_when_making_fails(pool_class)
     _expect_no_idle_model_while_one_waits(pool_class)
     made, errors = _expect_to_stand_stress(pool_class)
     return (
@@ -348,6 +352,28 @@ def _expect_the_place_when_making_fails(
         after.go()
     if make.fails:
         raise NotYet("A borrower's work raised an error, and nobody called make() for a new model.")
+
+
+def _expect_a_waiter_to_go_on_when_making_fails(pool_class: PoolClass) -> None:
+    """An error empties the only place while two wait, and the first make() for it fails: one must go on."""
+    make = Make()
+    pool = pool_class(make, 1)
+    holder = Borrower(pool, raises=OnPurpose)
+    holder.has_one()
+    waiting = [Borrower(pool) for _ in range(2)]
+    time.sleep(0.05)  # until both wait
+    make.fails = 1
+    with suppress(OnPurpose, NotMade):  # the second, where the holder's error has a new model made at once
+        holder.go()
+    for one in waiting:
+        with suppress(NotMade):
+            if one.has_one():
+                one.go()
+                return
+    raise NotYet(
+        "make() failed once while two waited, and nobody who waits gets the place: when a place comes back "
+        "without a model, wake whoever waits."
+    )
 
 
 def _outcome_of_a_loan(pool: Lends, error: type[BaseException]) -> BaseException | None:
