@@ -148,6 +148,13 @@ def test_an_attribute_that_somebody_changes_meanwhile_is_enough_to_spoil_an_answ
     assert 0 < found.breaking < found.interleavings
 
 
+def test_the_critical_section_that_the_prose_shows_is_explored_as_the_lessons_own() -> None:
+    world = {"thread_safety": thread_safety, "specimens": specimens}
+    exec(shown_code("CriticalSection(specimens.Tally"), world)
+    found, own = (explore(one, progress=False) for one in (world["adds"], adding(specimens.Tally)))
+    assert (found.interleavings, found.breaking) == (own.interleavings, own.breaking) == (20, 18)
+
+
 # To keep, 2
 
 
