@@ -278,7 +278,7 @@ def test_sliders_are_put_in_whole_by_running_only_the_cells_that_they_need(tmp_p
 
 def test_too_many_settings_are_refused() -> None:
     many = lab.knobs(lambda **_: Drawing(Figure(), "words"), a=range(7), b=range(6))
-    with pytest.raises(ValueError, match="42 settings of sliders are too many"):
+    with pytest.raises(EditionError, match="42 settings of sliders are too many"):
         sliders.fragment(many)
 
 

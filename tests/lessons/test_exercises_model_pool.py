@@ -654,7 +654,7 @@ def test_the_stub_is_not_started() -> None:
 
 RACE = (
     "at once|lent to two borrowers who waited|Do both under one lock|raised an error|"
-    "nobody who waits gets the place"
+    "nobody who waits gets the place|lent again after an error|the pool came to a stop"
 )
 
 

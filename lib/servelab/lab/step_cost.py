@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -47,6 +49,17 @@ def step_cost() -> StepCost:
     """The cost model to simulate with: this machine's if it was measured, otherwise the shipped one."""
     kept = None if os.environ.get(CHOICE) == SHIPPED else _kept()
     return kept or StepCost()
+
+
+@contextmanager
+def shipped_step_cost() -> Iterator[None]:
+    """Within it `step_cost()` gives the one that ships, so that others get the same results."""
+    before = os.environ.get(CHOICE, "")
+    os.environ[CHOICE] = SHIPPED
+    try:
+        yield
+    finally:
+        os.environ[CHOICE] = before
 
 
 def measure_step_cost(model: CausalLM) -> StepCost:

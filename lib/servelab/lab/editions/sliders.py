@@ -10,21 +10,20 @@ import base64
 import io
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from symtable import SymbolTable, symtable
 from typing import Any
-from unittest.mock import patch
 
 from nbformat import NotebookNode
 from PIL import Image
 from tqdm.auto import tqdm
 
+from servelab.lab.editions import EditionError
 from servelab.lab.editions.lesson import source
 from servelab.lab.knobs import STYLE, Knobs
-from servelab.lab.step_cost import CHOICE, SHIPPED
+from servelab.lab.step_cost import shipped_step_cost
 
 CALL = "lab.knobs("
 MOST = 40  # settings: more would make the page too large
@@ -65,7 +64,7 @@ def fragment(knobs: Knobs) -> str:
     """The sliders as a piece of HTML; until its script runs, the picture at the first setting is seen."""
     settings = list(itertools.product(*(range(len(one["values"])) for one in knobs.sliders)))
     if len(settings) > MOST:
-        raise ValueError(
+        raise EditionError(
             f"{len(settings)} settings of sliders are too many for a page: offer at most {MOST}."
         )
     pictures = {}
@@ -87,7 +86,7 @@ def fragment(knobs: Knobs) -> str:
 def shown_by(cells: Sequence[NotebookNode], place: int) -> Any:
     """What the last line of a cell shows, after those cells were run whose names it needs."""
     world: dict[str, Any] = {}
-    with patch.dict(os.environ, {CHOICE: SHIPPED}):
+    with shipped_step_cost():
         for number in _needed(cells, place):
             exec(source(cells[number]), world)
     *before, last = ast.parse(source(cells[place])).body

@@ -13,7 +13,9 @@ from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, lines_height, text_width, title
 
 MARGIN = 0.09  # inches beside a token's letters
+GAP = 0.03  # inches between two tokens
 ROW = 0.36  # inches
+INCHES = 0.45 * palette.WIDTH  # of a panel
 COMPUTED = palette.USER_COLOURS[0]
 
 
@@ -22,49 +24,39 @@ def computed_tokens(pieces: Sequence[str], prompt: int, *, says: str) -> Drawing
 
     pieces: the text of each token, the answer's after the prompt's. prompt: how many are the prompt's.
     """
-    steps = len(pieces) - prompt
+    ends = range(prompt, len(pieces))  # of the text that each step has
     panels = {
-        "without a cache": [range(prompt + step) for step in range(steps)],
-        "with a cache": [
-            range(prompt),
-            *(range(prompt + step - 1, prompt + step) for step in range(1, steps)),
-        ],
+        "without a cache": [range(end) for end in ends],
+        "with a cache": [range(prompt), *(range(end - 1, end) for end in ends[1:])],
     }
     counts = {name: sum(map(len, rows)) for name, rows in panels.items()}
     with course_style():
-        height = steps * ROW + lines_height(says) + 0.62
+        height = len(ends) * ROW + lines_height(says) + 0.62
         figure = Figure(figsize=(palette.WIDTH, height), facecolor=palette.PAPER)
-        for place, (name, rows) in enumerate(panels.items()):
-            left, inches = (0.07, 0.54)[place], 0.45 * palette.WIDTH
-            axes = figure.add_axes((left, 0.1 / height, inches / palette.WIDTH, steps * ROW / height))
-            _panel(axes, pieces, prompt, rows, inches)
+        for left, (name, rows) in zip((0.07, 0.54), panels.items(), strict=True):
+            axes = figure.add_axes((left, 0.1 / height, INCHES / palette.WIDTH, len(ends) * ROW / height))
+            _panel(axes, pieces, prompt, rows)
             axes.set_title(f"{name}: {counts[name]} tokens computed", pad=8)
-            if place == 0:
-                axes.set_yticks(
-                    [step + 0.5 for step in range(steps)], [f"step {n + 1}" for n in range(steps)]
-                )
-                title(figure, axes, says)
-    words = "; ".join(
-        f"{name} {count} tokens are computed in {steps} steps" for name, count in counts.items()
-    )
-    return Drawing(figure, f"{says} {words[0].upper()}{words[1:]}.")
+        first = figure.axes[0]
+        names = [f"step {number + 1}" for number in range(len(ends))]
+        first.set_yticks([number + 0.5 for number in range(len(ends))], names)
+        title(figure, first, says)
+    words = ", and ".join(f"{name} {count} tokens are computed" for name, count in counts.items())
+    return Drawing(figure, f"{says} In {len(ends)} steps, {words}.")
 
 
-def _panel(axes: Axes, pieces: Sequence[str], prompt: int, rows: Sequence[range], inches: float) -> None:
+def _panel(axes: Axes, pieces: Sequence[str], prompt: int, rows: Sequence[range]) -> None:
     """Filled: computed. Pale: read from the cache. Behind the arrow: the token that the step yields."""
-    widths = [text_width(piece.strip()) + 2 * MARGIN for piece in pieces]
-    lefts = [0.0, *accumulate(widths)]
+    words = [piece.strip() for piece in pieces]
+    lefts = [0.0, *accumulate(text_width(word) + 2 * MARGIN for word in words)]
     for step, computed in enumerate(rows):
         for token in range(prompt + step):
-            new = token in computed
+            new, left, width = token in computed, lefts[token], lefts[token + 1] - lefts[token] - GAP
             colour, letters = (COMPUTED, "white") if new else (palette.pale(COMPUTED), palette.INK)
-            box = Rectangle(
-                (lefts[token], step + 0.08), widths[token] - 0.03, 0.84, color=colour, linewidth=0
-            )
-            axes.add_patch(box)
-            middle = lefts[token] + widths[token] / 2 - 0.015
-            axes.text(middle, step + 0.52, pieces[token].strip(), ha="center", va="center", color=letters)
-        axes.text(lefts[prompt + step], step + 0.52, f" → {pieces[prompt + step].strip()}", va="center")
-    axes.set(xlim=(0, inches), ylim=(len(rows), 0), xticks=[], yticks=[])
+            axes.add_patch(Rectangle((left, step + 0.08), width, 0.84, color=colour, linewidth=0))
+            middle = left + width / 2
+            axes.text(middle, step + 0.52, words[token], ha="center", va="center", color=letters)
+        axes.text(lefts[prompt + step], step + 0.52, f" → {words[prompt + step]}", va="center")
+    axes.set(xlim=(0, INCHES), ylim=(len(rows), 0), xticks=[], yticks=[])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
