@@ -277,6 +277,11 @@ def test_at_limit_32_none_of_60_users_waits_before_the_answer_and_of_many_some_d
     longest_step = cost.seconds(8, 100)
     assert max(life.queue_wait for life in request_metrics(burst)) <= longest_step
     assert sum(life.queue_wait > longest_step for life in request_metrics(many)) > 50
+    step = cost.seconds(1, 50)
+    gaps = [max(max(life.itls) for life in request_metrics(run)) / step for run in (burst, many)]
+    assert (
+        0.25 / SHIPPED.seconds(1, 50) < gaps[0] < 31 < gaps[1] < 34
+    )  # not all places are taken in the burst
 
 
 def test_other_crowds_of_a_thousand_take_between_four_and_21_times_at_load_0_95() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import statistics
@@ -141,8 +142,6 @@ def overhead_seconds(model: CausalLM) -> float:
 
     Measured on a network of as many layers and heads as the model's, each head 8 numbers wide.
     """
-    import copy
-
     from servelab.models import model_thread
     from servelab.models.causal_lm import CausalLM
     from servelab.models.packed_linear import pack_linears

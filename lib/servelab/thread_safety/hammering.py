@@ -94,21 +94,17 @@ class HammerReport:
     """What came of it.
 
     calls: all of them, those of the first round first. repeatable: one thread alone gets the same outputs in
-    another order. raised_alone: how many of the calls raise in one thread, too. torch_threads: how many
-    threads torch computes with in each of ours. threaded_seconds, serial_seconds: for all calls. Python
-    switches threads far more often here than usually, so threads are slower than they need be.
+    another order. raised_alone: how many of the calls raise in one thread, too. It says nothing of speed:
+    Python switches threads far more often here than usually.
     """
 
     threads: int
     rounds: int
     tolerance: float
-    torch_threads: int
     calls: tuple[Call, ...]
     changed_state: tuple[StateDifference, ...]
     repeatable: bool
     raised_alone: int
-    threaded_seconds: float
-    serial_seconds: float
 
     def count(self, outcome: Outcome) -> int:
         return sum(call.outcome is outcome for call in self.calls)
@@ -158,11 +154,6 @@ class HammerReport:
             *([] if self.repeatable else [_NOT_REPEATABLE]),
             *(["No difference seen; this does not prove safety."] if self.no_difference else []),
         ]
-        in_threads, serial = (len(self.calls) / one for one in (self.threaded_seconds, self.serial_seconds))
-        lines.append(
-            f"{in_threads:,.0f} calls a second in threads, {serial:,.0f} one after another "
-            f"({self.torch_threads} torch thread in each)."
-        )
         return "\n".join(textwrap.fill(line, 98, subsequent_indent="    ") for line in lines)
 
 
@@ -208,7 +199,6 @@ def hammer(
         threads=threads,
         rounds=rounds,
         tolerance=tolerance,
-        torch_threads=TORCH_THREADS,
         calls=tuple(
             _judged(one, alone, number % len(given), number // len(given), first, tolerance)
             for number, one, alone in zip(numbers, got, expected, strict=True)
@@ -216,8 +206,6 @@ def hammer(
         changed_state=tuple(_changed_state(oracle, another, model, tolerance)),
         repeatable=all(_same(one, other, tolerance) for one, other in zip(expected, again, strict=True)),
         raised_alone=sum(bool(one.error and alone.error) for one, alone in zip(got, expected, strict=True)),
-        threaded_seconds=_seconds(got),
-        serial_seconds=_seconds(again),  # the first pass has warmed up for it
     )
 
 
@@ -326,7 +314,3 @@ def _changed_state(serial: Any, backwards: Any, threaded: Any, tolerance: float)
         for one in differences(threaded, serial, tolerance)
         if not one.tolerated
     ]
-
-
-def _seconds(done: list[_Done]) -> float:
-    return max(one.ended for one in done) - min(one.began for one in done)
