@@ -183,7 +183,12 @@ policies = st.one_of(
     st.builds(lambda limit, ragged: lambda: StaticBatch(limit, ragged), limits, st.booleans()),
     st.builds(lambda limit, wait: lambda: DynamicBatch(limit, max_wait_time=wait), limits, st.floats(0, 0.5)),
     limits.map(lambda limit: lambda: Continuous(limit)),
-    st.builds(lambda limit, more: lambda: Continuous(limit, limit + more), limits, st.integers(0, 8)),
+    st.builds(
+        lambda limit, more, first: lambda: Continuous(limit, limit + more, prefill_first=first),
+        limits,
+        st.integers(0, 8),
+        st.booleans(),
+    ),
     st.builds(lambda limit, seed: lambda: RandomPlans(limit, seed), limits, st.integers(0, 10**6)),
 )
 

@@ -64,6 +64,29 @@ def test_the_oldest_prompt_goes_on_at_every_step_whatever_the_budget(some, limit
             assert {life.request for life in unfinished if life.arrived == oldest} & set(step.requests)
 
 
+@given(arrivals(), st.integers(1, 4), st.integers(0, 8), st.booleans())
+def test_decode_first_lets_nobody_rest_and_prefill_first_lets_all_rest_who_generate(
+    some, limit: int, more: int, first: bool
+) -> None:
+    """While a prompt is uncomputed. In steps without one, everybody who runs computes under both."""
+    trace = World(Scenario(lambda: Continuous(limit, limit + more, prefill_first=first), some)).trace
+    lives = lifecycles(trace)
+    for step in trace.of_kind(Stepped):
+        there = [
+            life
+            for life in lives
+            if life.admitted is not None
+            and life.admitted <= step.started
+            and (life.finished is None or life.finished > step.started)
+        ]
+        generating = {life.request for life in there if [t for t in life.token_times if t <= step.started]}
+        prompts = {life.request for life in there} - generating
+        if first and prompts:
+            assert not generating & set(step.requests)
+        else:
+            assert generating <= set(step.requests)
+
+
 # -- the view ------------------------------------------------------------------------------
 
 

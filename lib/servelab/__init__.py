@@ -17,7 +17,7 @@ from servelab.cost import CostModel
 from servelab.drivers import replay, run, simulate
 from servelab.engine import Engine, Idle
 from servelab.lazy import imported_on_use
-from servelab.metrics import ServiceLevel, goodput, request_metrics, requests_table, summary
+from servelab.metrics import ServiceLevel, goodput, request_metrics, requests_table, summary, tokens_paid
 from servelab.model import Step
 from servelab.policies import (
     Continuous,
@@ -80,6 +80,7 @@ __all__ = [
     "run",
     "simulate",
     "summary",
+    "tokens_paid",
     "users",
 ]
 

@@ -92,6 +92,39 @@ def goodput(trace: Trace, level: ServiceLevel) -> float:
     return met / trace.duration if trace.duration else math.nan
 
 
+@dataclass(frozen=True, slots=True)
+class TokensPaid:
+    """Every token that the model computed, by what it was for.
+
+    useful: of somebody's prompt or answer.
+    padding: added to shorter prompts, so that all rows of a step are equally long.
+    finished: in rows of requests whose answer was complete.
+    """
+
+    useful: int
+    padding: int
+    finished: int
+
+    @property
+    def for_nobody(self) -> int:
+        return self.padding + self.finished
+
+    @property
+    def total(self) -> int:
+        return self.useful + self.for_nobody
+
+
+def tokens_paid(trace: Trace) -> TokensPaid:
+    """Divide the tokens paid in a run. What a step pays beyond equally long rows is for finished ones."""
+    useful = padding = finished = 0
+    for step in trace.of_kind(Stepped):
+        in_use = sum(step.computed)
+        filling = min(step.paid, len(step.computed) * max(step.computed)) - in_use
+        useful, padding = useful + in_use, padding + filling
+        finished += step.paid - in_use - filling
+    return TokensPaid(useful, padding, finished)
+
+
 def percentile(values: Iterable[float], percent: float) -> float:
     """Linear interpolation between the closest ranks; NaN of nothing."""
     ordered: Sequence[float] = sorted(values)

@@ -143,10 +143,13 @@ class Continuous:
     max_tokens_per_step: split long prompts into chunks, so that nobody's next token waits for
         a whole prompt of somebody else's (Sarathi-Serve, OSDI 2024). At least `max_concurrency`,
         so that beside all who generate there is a token left for each prompt's turn.
+    prefill_first: while any prompt is uncomputed, compute prompts only, and let those who generate
+        rest. First words come sooner, and gaps grow with every newcomer. Otherwise both share a step.
     """
 
     max_concurrency: int
     max_tokens_per_step: int | None = None
+    prefill_first: bool = False
 
     @property
     def capacity(self) -> int:
@@ -155,6 +158,8 @@ class Continuous:
     def plan(self, view: View) -> StepPlan:
         admit = view.waiting[: self.max_concurrency - len(view.running)]
         tokens = {request: request.uncomputed for request in (*view.running, *admit)}
+        if self.prefill_first:
+            tokens = {one: count for one, count in tokens.items() if not one.output_ids} or tokens
         if self.max_tokens_per_step is not None:
             tokens = within_budget(tokens, self.max_tokens_per_step)
         return StepPlan(admit, tokens)

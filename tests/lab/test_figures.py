@@ -3,6 +3,7 @@
 import base64
 import itertools
 from html import escape
+from typing import Any
 
 import matplotlib.text
 import pytest
@@ -22,10 +23,21 @@ from servelab import (
     StaticBatch,
     poisson,
     simulate,
+    tokens_paid,
     users,
 )
-from servelab.lab import computed_tokens, interleaving_timeline, lines, load_panels, queue_state
-from servelab.lab.figures import Drawing, computed, palette
+from servelab.lab import (
+    batch_places,
+    batch_sizes,
+    computed_tokens,
+    interleaving_timeline,
+    lines,
+    load_panels,
+    queue_state,
+)
+from servelab.lab.figures import Drawing, TimeAxis, computed, palette
+from servelab.lab.figures.batch_places import Held, holders, idle_but_paid
+from servelab.lab.figures.time_axis import Scale
 from servelab.lab.figures.timeline import HALF_CHARACTER, Cell, bands, cells_of
 from servelab.scripted import utf8_bytes
 from servelab.trace import Stepped, Trace
@@ -47,6 +59,8 @@ def drawings(trace: Trace) -> list[Drawing]:
         interleaving_timeline(trace, axis="seconds"),
         queue_state(trace),
         load_panels(trace, says="Load."),
+        batch_places({"one": trace, "the same": trace}, says="Places."),
+        batch_places({"one": trace}, axis="seconds", says="Places."),
     ]
 
 
@@ -381,3 +395,63 @@ def test_refusals_are_drawn() -> None:
     trace = simulate(users(["a"] * 6, max_new_tokens=9), Interleaved(1), max_queue_size=2)
     assert any("refused" in one.get_text() for one in texts(interleaving_timeline(trace)))
     assert any("3 refused" in one.get_text() for one in texts(queue_state(trace)))
+
+
+# -- places of a batch -----------------------------------------------------------------------
+
+
+def places(policy: Any, seed: int = 3) -> tuple[Trace, list[Held], list[tuple[float, float, int]]]:
+    crowd = poisson(30, 20, seed=seed, prompt_tokens=(1, 8), new_tokens=(2, 30))
+    trace = simulate(crowd, policy, max_queue_size=100)
+    scale = Scale(trace, TimeAxis.STEPS)
+    held = list(holders(trace, scale))
+    return trace, held, list(idle_but_paid(trace, scale, held))
+
+
+@given(scenarios)
+@settings(max_examples=40)
+def test_nobody_shares_a_place_and_nobody_is_left_out(scenario: Scenario) -> None:
+    trace = World(scenario).trace
+    scale = Scale(trace, TimeAxis.SECONDS)
+    held = sorted(holders(trace, scale), key=lambda one: (one.place, one.left, one.right))
+    assert len(held) == sum(life.admitted is not None for life in lifecycles(trace))
+    assert all(0 <= one.place < trace.header.capacity and one.left <= one.right for one in held)
+    for before, after in itertools.pairwise(held):
+        assert before.place != after.place or before.right <= after.left
+    batch_places({"run": trace}, says="Drawn.").png()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_static_batch_pays_for_exactly_its_empty_rows(seed: int) -> None:
+    """What is hatched, in steps, is what is counted as rows of requests that are done."""
+    trace, _, idle = places(StaticBatch(4), seed)
+    assert sum(right - left for left, right, _ in idle) == tokens_paid(trace).finished
+    assert idle
+
+
+@pytest.mark.parametrize("policy", [Continuous(4), StaticBatch(4, ragged=True)])
+def test_where_nothing_is_paid_for_nobody_nothing_is_hatched(policy: Any) -> None:
+    assert places(policy)[2] == []
+
+
+def test_panels_share_their_scale_and_say_what_came_of_it() -> None:
+    runs = {name: places(policy)[0] for name, policy in (("s", StaticBatch(4)), ("c", Continuous(4)))}
+    drawing = batch_places(runs, says="Beside each other.")
+    limits = {axes.get_xlim() for axes in drawing.figure.axes}
+    assert len(limits) == 1
+    steps = {name: len(list(trace.of_kind(Stepped))) for name, trace in runs.items()}
+    assert limits == {(0, max(steps.values()))}
+    assert f"c: {steps['c']} steps" in drawing.words
+    assert f"{tokens_paid(runs['s']).for_nobody:,} of" in drawing.words
+
+
+def test_batch_sizes_draws_each_limit_and_their_sum_on_both_sides() -> None:
+    limits = {"reading": [0.01, 0.01], "arithmetic": [0.001, 0.008]}
+    drawing = batch_sizes([1, 8], [0.02, 0.03], limits, evidence="measured", says="Two sizes.")
+    speeds, steps = (
+        [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == 2]
+        for axes in drawing.figure.axes
+    )
+    assert [list(map(round, line)) for line in speeds] == [[50, 267], [91, 444], [100, 800], [1000, 1000]]
+    assert [[round(y) for y in line] for line in steps[:4]] == [[20, 30], [11, 18], [10, 10], [1, 8]]
+    assert "together 11 to 18" in drawing.words

@@ -89,6 +89,17 @@ def greedy_answer(family: str, prompt: tuple[int, ...], length: int) -> list[int
     return model_thread.call(generate)
 
 
+def margin(family: str, text: tuple[int, ...]) -> float:
+    """How far apart the two highest logits behind a text are."""
+
+    def highest() -> float:
+        with torch.inference_mode():
+            best = _reference_network(family)(torch.tensor([text])).logits[0, -1].topk(2).values
+        return float(best[0] - best[1])
+
+    return model_thread.call(highest)
+
+
 def new_request(prompt: Sequence[int], params: SamplingParams | None = None) -> Request:
     """A request as an engine would have taken it in."""
     request = Request(list(prompt), params or SamplingParams())

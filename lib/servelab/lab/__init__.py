@@ -1,8 +1,11 @@
 """For learners: figures, live text, predictions, exercises, the doctor. Nothing else imports this."""
 
+from servelab.lab.challenge import score
 from servelab.lab.errors import shorten_in_notebooks
 from servelab.lab.figures import (
     Drawing,
+    batch_places,
+    batch_sizes,
     computed_tokens,
     interleaving_timeline,
     lines,
@@ -20,6 +23,7 @@ from servelab.lab.measure import (
     on_model_thread,
     overhead_seconds,
     plain_network,
+    step_limits,
     step_milliseconds,
     step_seconds,
     tokens_within,
@@ -33,6 +37,8 @@ from servelab.lab.step_cost import measure_step_cost, step_cost
 
 __all__ = [
     "Drawing",
+    "batch_places",
+    "batch_sizes",
     "compare",
     "computed_tokens",
     "interleaving_timeline",
@@ -51,9 +57,11 @@ __all__ = [
     "predict",
     "queue_state",
     "record",
+    "score",
     "sharing",
     "source",
     "step_cost",
+    "step_limits",
     "step_milliseconds",
     "step_seconds",
     "thread_steps",

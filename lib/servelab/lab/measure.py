@@ -93,27 +93,29 @@ def step_milliseconds(trace: Trace) -> float:
     return 1000 * statistics.median(step.time - step.started for step in trace.of_kind(Stepped))
 
 
-def step_seconds(model: CausalLM, tokens: int, *, stored: int = 0, repeats: int = 3) -> float:
-    """Seconds of one step that computes `tokens` tokens; `stored` ones before them are in the KV cache.
+def step_seconds(model: CausalLM, tokens: int, *, users: int = 1, stored: int = 0, repeats: int = 3) -> float:
+    """Seconds of one step that computes `tokens` tokens for each of `users` users.
 
-    The quickest of some: whatever else the machine does can only make a step longer. Says so if it did.
+    stored: so many tokens of each user, before those, are in the KV cache. The quickest of some: whatever
+    else the machine does can only make a step longer. Says so if it did.
     """
     from servelab.models import model_thread
 
-    request = Request("measured")
-    chunk = Chunk(request, stored, [ANY_TOKEN] * tokens, samples=True)
+    requests = [Request("measured") for _ in range(users)]
+    chunks = [Chunk(request, stored, [ANY_TOKEN] * tokens, samples=True) for request in requests]
     durations = []
     try:
         if stored:
-            model_thread.call(_store, model, request, stored)
+            model_thread.call(_store, model, requests, stored)
         for _ in range(max(1, round(repeats * time_share()))):
             began = time.perf_counter()
-            (outcome,) = model.run([chunk], tokens)
+            outcomes = model.run(chunks, users * tokens)
             durations.append(time.perf_counter() - began)
-            if isinstance(outcome, Exception):
-                raise outcome
+            for problem in (one for one in outcomes if isinstance(one, Exception)):
+                raise problem
     finally:
-        model.release(request)
+        for request in requests:
+            model.release(request)
     _say_if_disturbed(durations)
     return min(durations)
 
@@ -130,11 +132,12 @@ def _say_if_disturbed(durations: Sequence[float]) -> None:
         )
 
 
-def _store(model: CausalLM, request: Request, tokens: int) -> None:
-    """Give the request a past without computing it: made-up keys take as long to read as real ones."""
+def _store(model: CausalLM, requests: Sequence[Request], tokens: int) -> None:
+    """Give requests a past without computing it: made-up keys take as long to read as real ones."""
     cache = model.cache
-    place = cache.take(request, tokens)
-    cache.keys[:, place, :, :tokens] = cache.values[:, place, :, :tokens] = 1.0
+    for request in requests:
+        place = cache.take(request, tokens)
+        cache.keys[:, place, :, :tokens] = cache.values[:, place, :, :tokens] = 1.0
 
 
 def overhead_seconds(model: CausalLM) -> float:
@@ -171,3 +174,20 @@ def machine_limits() -> tuple[float, float]:
 
     reading, arithmetic = machine_limits()
     return 1e9 * max(reading.values), 1e9 * max(arithmetic.values)
+
+
+def step_limits(model: CausalLM, sizes: Sequence[int], *, stored: int) -> dict[str, list[float]]:
+    """Seconds that each of three parts of a step takes at least, for a token of each of so many users.
+
+    stored: tokens of each user's text, whose keys and values the step reads. Reading and arithmetic are
+    calculated from the machine's best speed, overhead is measured. In all some three seconds.
+    """
+    reading, arithmetic = machine_limits()
+    in_layers = sum(part.numel() for name, part in model.network.named_parameters() if ".layers." in name)
+    weights, cache = model.network.num_parameters() * model.network.dtype.itemsize, model.cache
+    own = stored * sum(part[:, 0, :, 0].numel() * part.itemsize for part in (cache.keys, cache.values))
+    return {
+        "reading": [(weights + size * own) / reading for size in sizes],
+        "overhead": [overhead_seconds(model)] * len(sizes),
+        "arithmetic": [2 * in_layers * size / arithmetic for size in sizes],
+    }

@@ -1,5 +1,7 @@
 """Figures of a trace: one glance tells the story, and the same story is there in words."""
 
+from servelab.lab.figures.batch_places import batch_places
+from servelab.lab.figures.batch_sizes import batch_sizes
 from servelab.lab.figures.computed import computed_tokens
 from servelab.lab.figures.drawing import Drawing
 from servelab.lab.figures.lines import lines
@@ -15,6 +17,8 @@ from servelab.lab.figures.timeline import interleaving_timeline
 __all__ = [
     "Drawing",
     "TimeAxis",
+    "batch_places",
+    "batch_sizes",
     "computed_tokens",
     "interleaving_timeline",
     "lines",

@@ -49,7 +49,7 @@ def lines(
         axes.set_xlim(0, max(across) * 1.02)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         _ticks(axes, across, inches[0])
-        _names(axes, across[-1], ends, inches)
+        name_ends(axes, across[-1], ends, inches)
         axes.set_title(values_name, pad=6)
         axes.set_xlabel(f"{across_name}\n{evidence}")
         title(figure, axes, says)
@@ -77,20 +77,27 @@ def _ticks(axes: Axes, across: Sequence[float], inches: float) -> None:
     axes.set_xticks(across, reversed(numbers))
 
 
-def _names(
+def name_ends(
     axes: Axes, end: float, ends: Sequence[tuple[float, str, str]], inches: tuple[float, float]
 ) -> None:
-    """Each beside the end of its line; those too near to each other are moved apart."""
-    inch = axes.get_ylim()[1] / inches[1]
+    """Write each (height, name, colour) beside the end of its line; those too near are moved apart.
+
+    end: the place along the axis where all lines end. inches: width and height of the axes, of any scale.
+    """
+    axes.autoscale_view()  # heights in inches need the limits that will be drawn
+    within = axes.transScale + axes.transLimits
     ends = sorted(ends)
-    places = [end[0] / inch for end in ends]
+    fractions = [within.transform((end, height)) for height, _, _ in ends]
+    places = [float(fraction[1]) * inches[1] for fraction in fractions]
     for number in range(1, len(places)):
         places[number] = max(places[number], places[number - 1] + APART)
     for number in range(len(places) - 1, -1, -1):
         above = places[number + 1] - APART if number + 1 < len(places) else inches[1]
         places[number] = min(places[number], above)
-    x = axes.get_xlim()[1] + 0.2 * axes.get_xlim()[1] / inches[0]
-    for (height, name, colour), place in zip(ends, places, strict=True):
-        if abs(place - height / inch) > 0.02:
-            axes.plot([end, x], [height, place * inch], color=colour, linewidth=0.7, clip_on=False)
-        axes.text(x, place * inch, f" {name}", va="center", color=colour)
+    beside = 1 + 0.2 / inches[0]
+    for (_, name, colour), (x, y), place in zip(ends, fractions, places, strict=True):
+        height = place / inches[1]
+        if abs(height - y) * inches[1] > 0.02:
+            line = {"color": colour, "linewidth": 0.7, "clip_on": False, "transform": axes.transAxes}
+            axes.plot([x, beside], [y, height], **line)  # type: ignore[arg-type]
+        axes.text(beside, height, f" {name}", va="center", color=colour, transform=axes.transAxes)
