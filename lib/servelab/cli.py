@@ -17,7 +17,7 @@ from pathlib import Path
 
 from servelab.machine import versions
 
-BENCHES = ("core", "sharing", "pool")  # each a file in bench/
+BENCHES = ("core", "strategies", "sharing", "pool")  # each a file in bench/
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,8 +99,15 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure, and say on which machine")
     bench.add_argument("what", choices=BENCHES)
-    bench.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON too")
+    bench.add_argument(
+        "--output", type=Path, metavar="PLACE", help="save all values: a .json file, or a folder"
+    )
+    bench.add_argument("--beside", type=Path, metavar="FILE", help="a saved run, to compare with")
     bench.set_defaults(run=_bench)
+
+    challenge = commands.add_parser("challenge", help="score your policy beside the shipped ones")
+    challenge.add_argument("file", type=Path, metavar="FILE.py", help="with a class BatchingPlan")
+    challenge.set_defaults(run=_challenge)
 
     audit = commands.add_parser("audit", help="may this model be shared between threads?")
     audit.add_argument("factory", metavar="MODULE:FACTORY", help="a function that returns (model, example)")
@@ -153,7 +160,13 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    return int(import_module(f"servelab.bench.{options.what}").run(options.output))
+    return int(import_module(f"servelab.bench.{options.what}").run(options.output, options.beside))
+
+
+def _challenge(options: argparse.Namespace) -> int:
+    from servelab.lab import challenge
+
+    return challenge.run(options.file)
 
 
 def _audit(options: argparse.Namespace) -> int:

@@ -40,10 +40,10 @@ EVERYTHING = SamplingParams(
 )
 
 
-def run(output: Path | None = None) -> int:
+def run(output: Path | None = None, beside: Path | None = None) -> int:
     """Measure, print, and save to `output` if given."""
     parts = (imports, simulation_speed, simulation_growth, machine_limits, real_model)
-    return report("servelab bench core", parts, output)
+    return report("core", parts, output, beside)
 
 
 def imports() -> Iterator[Measurement]:

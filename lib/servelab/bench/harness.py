@@ -1,4 +1,4 @@
-"""What every benchmark is made of: measured figures, how they are printed, and how they are saved.
+"""What every benchmark is made of: measured figures, how they are printed, saved, and laid beside others.
 
 A figure is a median with its spread and the goal it is held against. Knows nothing about what is measured.
 """
@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
-from servelab.machine import this_machine, versions
+from servelab.machine import Machine, this_machine, versions
+
+
+class NotARun(ValueError):
+    """A file that no benchmark has written; the message says what to do next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +60,104 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-Part = Callable[[], Iterator[Measurement]]
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a benchmark as it was saved: with what, when, on which machine, and every value.
+
+    commit: of the checkout that held the library, with "+changes" if the library differed from it.
+    """
+
+    bench: str
+    command: str
+    date: str
+    commit: str | None
+    machine: Machine
+    versions: dict[str, str]
+    measurements: tuple[Measurement, ...]
+
+    @classmethod
+    def load(cls, file: Path) -> Run:
+        """Raises NotARun for a file that is something else, and OSError where there is none."""
+        try:
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            found["machine"] = Machine(**found["machine"])
+            for one in found["measurements"]:
+                one["values"] = tuple(one["values"])
+                del one["median"]
+            found["measurements"] = tuple(Measurement(**one) for one in found["measurements"])
+            return cls(**found)
+        except (ValueError, TypeError, KeyError, AttributeError) as problem:
+            raise NotARun(
+                f"{file} is no run of a benchmark: give a file that `servelab bench … --output` has written."
+            ) from problem
+
+    def save(self, place: Path) -> Path:
+        """Into a file, or into a folder under the name of the benchmark and the day."""
+        if place.suffix != ".json":
+            place.mkdir(parents=True, exist_ok=True)
+            place /= f"{self.bench}-{self.date}.json"
+        found = asdict(self)
+        for saved, one in zip(found["measurements"], self.measurements, strict=True):
+            saved["median"] = one.median
+        place.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return place
+
+    def find(self, name: str) -> Measurement | None:
+        return next((one for one in self.measurements if one.name == name), None)
+
+    def __str__(self) -> str:
+        known = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        return f"{self.machine}\n{known}; commit {self.commit or 'unknown'}, {self.date}"
 
 
-def report(title: str, parts: Iterable[Part], output: Path | None = None) -> int:
-    """Measure one part after the other, print each figure as it comes, and save all to `output` if given."""
-    known = ", ".join(f"{name} {number}" for name, number in versions().items())
-    print(f"{title}\n{this_machine()}\n{known}\n")
-    measurements = []
+def report(
+    bench: str,
+    parts: Iterable[Callable[[], Iterator[Measurement]]],
+    output: Path | None = None,
+    beside: Path | None = None,
+) -> int:
+    """Measure one part after the other, print each figure as it comes, and save all to `output` if given.
+
+    beside: a saved run, whose figures are printed beside those of the same name.
+    """
+    other = Run.load(beside) if beside is not None else None
+    command = f"servelab bench {bench}"
+    today = date.today().isoformat()
+    about = (bench, command, today, _commit(), this_machine(), versions())
+    print(f"{command}\n{Run(*about, ())}\n")
+    if other is not None:
+        print(f"beside it, {beside}:\n{other}\n")
+    found = []
     with tqdm(unit=" figures", leave=False) as bar:
         for part in parts:
             bar.set_description(f"measuring {getattr(part, '__name__', '').replace('_', ' ')}".rstrip())
             for measurement in part():
-                tqdm.write(str(measurement))
-                measurements.append(measurement)
+                tqdm.write(str(measurement) + ("" if other is None else f"\n{_compared(measurement, other)}"))
+                found.append(measurement)
                 bar.update()
     if output is not None:
-        found = {
-            "machine": asdict(this_machine()),
-            "versions": versions(),
-            "measurements": [asdict(one) | {"median": one.median} for one in measurements],
-        }
-        output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        print(f"Saved {Run(*about, tuple(found)).save(output)}.")
     return 0
+
+
+def _compared(here: Measurement, other: Run) -> str:
+    there = other.find(here.name)
+    if there is None:
+        return "    beside it: not measured"
+    times = f", here {here.median / there.median:.2f} times that" if there.median else ""
+    return f"    beside it: {_shown(there.median)} {there.unit}{times}"
+
+
+def _commit() -> str | None:
+    """Of the checkout in which this library lies; None outside of one."""
+    folder = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changes = "+changes" if git("status", "--porcelain", "--", ".") else ""
+        return git("rev-parse", "--short=12", "HEAD") + changes
+    except (OSError, subprocess.CalledProcessError):
+        return None

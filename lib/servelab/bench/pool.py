@@ -21,9 +21,9 @@ CROWD = 8
 Pool = ModelPool[object]
 
 
-def run(output: Path | None = None) -> int:
+def run(output: Path | None = None, beside: Path | None = None) -> int:
     """Measure, print, and save to `output` if given."""
-    return report("servelab bench pool", [pool_costs], output)
+    return report("pool", [pool_costs], output, beside)
 
 
 def pool_costs() -> Iterator[Measurement]:

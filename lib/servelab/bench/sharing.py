@@ -206,14 +206,14 @@ def _environment(threads: int) -> Iterator[None]:
 ROUNDS = 3
 
 
-def run(output: Path | None = None) -> int:
+def run(output: Path | None = None, beside: Path | None = None) -> int:
     """Measure, print, and save to `output` if given."""
     print(
         f"{CLIENTS} clients, each sends its next request when the previous one is answered: {PROMPT_TOKENS} "
         f"prompt tokens, the logits of the last. Python's global lock (GIL): {'on' if has_gil() else 'off'}. "
         f"{free_threading_note()}"
     )
-    return report("servelab bench sharing", [measurements], output)
+    return report("sharing", [measurements], output, beside)
 
 
 def measurements() -> Iterator[Measurement]:
