@@ -49,17 +49,17 @@ ROWS = [
         "requests of four tokens: one at a time, 2 threads, pool of 2, 2 processes",
         "sharing",
         [
-            "one at a time (",
-            "2 threads share a model, 1 core each (",
-            "pool of 2, shared weights (",
-            "2 processes (",
+            "one at a time",
+            "2 threads share a model, 1 core each",
+            "pool of 2, shared weights",
+            "2 processes",
         ],
         "a second",
     ),
     (
         "the same in batches of up to 8; and one at a time beside a thread that computed once, and sleeps",
         "sharing",
-        ["one model, batches of up to 8 (", "beside a sleeping torch thread ("],
+        ["one model, batches of up to 8", "beside a sleeping torch thread"],
         "a second",
     ),
     (
@@ -69,16 +69,20 @@ ROWS = [
         "µs",
     ),
 ]
-COLUMNS = {"for nobody, %": "for nobody", "first word, s": "first word", "longest gap, s": "longest gap"}
 
 
 def newest(bench: str) -> Run:
-    files = sorted(RUNS.glob(f"{bench}-*.json"))
-    if not files:
+    return Run.load(newest_file(bench))
+
+
+def newest_file(bench: str) -> Path:
+    files = RUNS.glob(f"{bench}-*.json")
+    found = max(files, key=lambda file: (Run.load(file).date, file.name), default=None)
+    if found is None:
         raise FileNotFoundError(
             f"{RUNS} holds no run of {bench}: servelab bench {bench} --output docs/measured"
         )
-    return Run.load(files[-1])
+    return found
 
 
 def tables() -> str:
@@ -126,10 +130,11 @@ def _strategies(run: Run) -> str:
 
 
 def _made_with(runs: dict[str, Run]) -> str:
-    """One line for each machine, day and commit."""
+    """One line for each machine, day and commit, with the files of its values."""
     made: dict[str, list[str]] = {}
     for bench, run in runs.items():
-        made.setdefault(f"{run.machine}; torch {run.versions['torch']}; {run.date}", []).append(bench)
+        where = f"{run.machine}; torch {run.versions['torch']}; {run.date}, commit {run.commit}"
+        made.setdefault(where, []).append(f"[{bench}](docs/measured/{newest_file(bench).name})")
     return "\n".join(f"*{', '.join(benches)}: {where}.*" for where, benches in made.items()) + "\n"
 
 

@@ -73,6 +73,14 @@ def test_a_file_that_is_no_run_is_a_sentence_before_anything_is_measured(text: s
     assert said.out == ""
 
 
+def test_a_file_that_is_not_there_or_of_another_benchmark_is_a_sentence_too(tmp_path, capsys) -> None:
+    assert cli.main(["bench", "pool", "--beside", str(tmp_path / "missing.json")]) == 1
+    assert "missing.json is no run of a benchmark: give a file that" in capsys.readouterr().err
+    report("core", [a_step], tmp_path / "new" / "core.json")
+    assert cli.main(["bench", "pool", "--beside", str(tmp_path / "new" / "core.json")]) == 1
+    assert capsys.readouterr().err.endswith("core.json is a run of core: give one of pool.\n")
+
+
 def test_the_commit_is_that_of_the_checkout_and_says_if_the_library_differs(tmp_path, monkeypatch) -> None:
     def git(*arguments: str) -> None:
         who = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
@@ -84,6 +92,7 @@ def test_the_commit_is_that_of_the_checkout_and_says_if_the_library_differs(tmp_
     assert harness._commit() is None
     (library / "engine.py").write_text("1")
     git("init")
+    assert harness._commit() is None  # somebody else's checkout, in which the library only lies
     git("add", ".")
     git("commit", "-m", "one")
     clean = harness._commit()

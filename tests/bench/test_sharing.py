@@ -176,9 +176,9 @@ def test_the_command_prints_and_saves(tmp_path, monkeypatch, capsys) -> None:
     assert cli.main(["bench", "sharing", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "Python's global lock (GIL): on" in printed
-    assert re.search(r"one at a time \(1 x 2 threads\) +18 requests/s +\(12 to 24, 2 runs\)", printed)
+    assert re.search(r"one at a time +18 requests/s +\(12 to 24, 2 runs\)", printed)
     assert re.search(
-        r"batches of up to 8 .* +36 requests/s.*\n +times the first 2; median latency, ms 400;", printed
+        r"batches of up to 8 +36 requests/s.*\n +torch threads in each 2; times the first 2; median", printed
     )
     saved = json.loads(output.read_text())
     assert [one["values"] for one in saved["measurements"]] == [[12, 24], [24, 48]]

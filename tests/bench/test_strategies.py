@@ -7,6 +7,7 @@ from models.tiny import VOCABULARY, new_model
 
 from servelab import Continuous, SamplingParams
 from servelab.bench import strategies
+from servelab.bench.harness import NotARun
 from servelab.bench.strategies import FIRST, STRATEGIES, measured, serving32
 from servelab.workloads import Arrival, Workload
 
@@ -28,7 +29,7 @@ def test_serving32_is_the_same_everywhere() -> None:
 
 
 def test_every_strategy_serves_in_every_round_and_is_compared_with_the_first_of_its_round(
-    monkeypatch,
+    monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(strategies, "ROUNDS", 2)
     model = new_model(slots=32)
@@ -41,6 +42,15 @@ def test_every_strategy_serves_in_every_round_and_is_compared_with_the_first_of_
     assert nobody["few: static, batches of 8"] > 0
     assert {value for name, value in nobody.items() if "static" not in name and "dynamic" not in name} == {0}
     assert nobody["few: static, batches of 8, not padded"] == 0
+    heading, *lines = capsys.readouterr().out.strip().splitlines()
+    assert heading.split("  ")[0] == "tokens/s"
+    assert [line[: line.index("  ")] for line in lines] == [one.name for one in found]
+
+
+def test_the_model_is_loaded_only_once_the_file_to_lay_beside_is_read(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(strategies, "_model", lambda: pytest.fail("a model was loaded"))
+    with pytest.raises(NotARun):
+        strategies.run(beside=tmp_path / "missing.json")
 
 
 def test_a_strategy_that_ends_early_is_found() -> None:

@@ -45,6 +45,7 @@ def test_the_newest_run_counts(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(measured, "RUNS", tmp_path)
     for date, step in (("2026-01-02", 30.0), ("2025-12-30", 20.0)):
         a_run(date, step).save(tmp_path)
+    a_run("2025-12-31", 1.0).save(tmp_path / "core-reader.json")  # its date counts, not its name
     assert measured.newest("core") == a_run("2026-01-02", 30.0)
     assert measured._number(measured.newest("core"), "SmolLM2 step, batch 8,") == "240"
     with pytest.raises(FileNotFoundError, match="servelab bench pool --output docs/measured"):

@@ -77,7 +77,7 @@ class Run:
 
     @classmethod
     def load(cls, file: Path) -> Run:
-        """Raises NotARun for a file that is something else, and OSError where there is none."""
+        """Raises NotARun for a file that is something else, or is not there."""
         try:
             found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             found["machine"] = Machine(**found["machine"])
@@ -86,7 +86,7 @@ class Run:
                 del one["median"]
             found["measurements"] = tuple(Measurement(**one) for one in found["measurements"])
             return cls(**found)
-        except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as problem:
             raise NotARun(
                 f"{file} is no run of a benchmark: give a file that `servelab bench … --output` has written."
             ) from problem
@@ -94,8 +94,8 @@ class Run:
     def save(self, place: Path) -> Path:
         """Into a file, or into a folder under the name of the benchmark and the day."""
         if place.suffix != ".json":
-            place.mkdir(parents=True, exist_ok=True)
             place /= f"{self.bench}-{self.date}.json"
+        place.parent.mkdir(parents=True, exist_ok=True)
         found = asdict(self)
         for saved, one in zip(found["measurements"], self.measurements, strict=True):
             saved["median"] = one.median
@@ -121,6 +121,8 @@ def report(
     beside: a saved run, whose figures are printed beside those of the same name.
     """
     other = Run.load(beside) if beside is not None else None
+    if other is not None and other.bench != bench:
+        raise NotARun(f"{beside} is a run of {other.bench}: give one of {bench}.")
     command = f"servelab bench {bench}"
     today = date.today().isoformat()
     about = (bench, command, today, _commit(), this_machine(), versions())
@@ -157,6 +159,7 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", ".")  # an installed library may lie in somebody else's checkout
         changes = "+changes" if git("status", "--porcelain", "--", ".") else ""
         return git("rev-parse", "--short=12", "HEAD") + changes
     except (OSError, subprocess.CalledProcessError):

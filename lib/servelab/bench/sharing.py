@@ -224,10 +224,11 @@ def measurements() -> Iterator[Measurement]:
         ratios = [results[place].requests_per_second / results[0].requests_per_second for results in rounds]
         last = found[-1]
         yield Measurement(
-            f"{configuration.name} ({configuration.at_once} x {last.torch_threads} threads)",
+            configuration.name,  # without its threads: machines with other cores are compared by it
             "requests/s",
             tuple(one.requests_per_second for one in found),
             beside={
+                "torch threads in each": last.torch_threads,
                 "times the first": statistics.median(ratios),
                 "median latency, ms": statistics.median(1e3 * one.latency_median for one in found),
                 "p95 latency, ms": statistics.median(1e3 * one.latency_p95 for one in found),

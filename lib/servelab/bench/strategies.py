@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -44,17 +45,23 @@ STRATEGIES: dict[str, Callable[[], Policy]] = {
 
 def run(output: Path | None = None, beside: Path | None = None) -> int:
     """Measure, print, and save to `output` if given."""
+    return report("strategies", [mixed, uniform], output, beside)
+
+
+def mixed() -> Iterator[Measurement]:
+    return measured("mixed", serving32(), _model())
+
+
+def uniform() -> Iterator[Measurement]:
+    return measured("uniform", users(PROMPTS, max_new_tokens=64), _model())
+
+
+@cache
+def _model() -> CausalLM:
     model = CausalLM.load(slots=LIMIT, context_length=CONTEXT, progress=False)
     # Every answer gets all the tokens that were asked for: a strategy must not seem fast by ending early.
     model.stop_token_ids = frozenset()
-
-    def mixed() -> Iterator[Measurement]:
-        return measured("mixed", serving32(), model)
-
-    def uniform() -> Iterator[Measurement]:
-        return measured("uniform", users(PROMPTS, max_new_tokens=64), model)
-
-    return report("strategies", [mixed, uniform], output, beside)
+    return model
 
 
 def serving32() -> Workload:
@@ -73,8 +80,23 @@ def measured(name: str, workload: Workload, model: CausalLM) -> Iterator[Measure
                 bar.set_postfix_str(strategy)
                 traces[strategy].append(_served(workload, STRATEGIES[strategy](), model))
                 bar.update()
-    for strategy, runs in traces.items():
-        yield _figure(f"{name}: {strategy}", runs, traces[FIRST])
+    figures = [_figure(f"{name}: {strategy}", runs, traces[FIRST]) for strategy, runs in traces.items()]
+    yield from figures
+    tqdm.write(f"\n{table(figures)}\n")
+
+
+def table(figures: Sequence[Measurement]) -> str:
+    """One line for each strategy, so that each number stands above the others of its kind."""
+    names = ["tokens/s", *figures[0].beside]
+    first = max(len(one.name) for one in figures)
+    lines = [" " * first + "".join(f"  {name}" for name in names)]
+    for one in figures:
+        numbers = (
+            f"  {value:>{len(name)}.3g}"
+            for name, value in zip(names, (one.median, *one.beside.values()), strict=True)
+        )
+        lines.append(f"{one.name:<{first}}{''.join(numbers)}")
+    return "\n".join(lines)
 
 
 def _served(workload: Workload, policy: Policy, model: CausalLM) -> Trace:
