@@ -1,5 +1,7 @@
 """Exercises of the lesson on batching: right answers of any shape pass, known wrong ones do not."""
 
+from itertools import pairwise
+
 import pytest
 
 from servelab import (
@@ -18,6 +20,7 @@ from servelab.lab.exercises import static_and_continuous_batching as exercises
 from servelab.lab.exercises.static_and_continuous_batching import (
     GONE,
     LARGE,
+    STEP,
     check_batching_plan,
     check_count,
     check_diagnosis,
@@ -128,6 +131,12 @@ class HalfRoundedDown(Plan):
         return view.waiting[:free] if free >= self.capacity // 2 else ()
 
 
+class AlmostHalf(Plan):
+    def admit(self, view):
+        free = self.capacity - len(view.running)
+        return view.waiting[:free] if free >= 0.42 * self.capacity else ()
+
+
 class OnlyOneJoins(Plan):
     def admit(self, view):
         return super().admit(view)[:1]
@@ -174,6 +183,7 @@ class ItsOwnLimit(Plan):
         (WhenNobodyRuns, Verdict.NOT_YET, "let 2 join"),
         (MoreThanHalf, Verdict.NOT_YET, "join"),
         (HalfRoundedDown, Verdict.NOT_YET, "fewer than half"),
+        (AlmostHalf, Verdict.NOT_YET, "fewer than half"),
         (OnlyOneJoins, Verdict.NOT_YET, "join"),
         (NewestFirst, Verdict.NOT_YET, "those who came first"),
         (HalfOfThemWait, Verdict.NOT_YET, "computes nothing"),
@@ -232,6 +242,12 @@ def test_the_one_in_the_way_is_the_head_of_the_queue_while_places_are_free() -> 
     assert max(8 - one.running for one in moments if one.waiting > 2) >= 4
     passed = [life for life in lives if life.arrived > large.arrived and life.admitted < large.admitted]
     assert passed == []
+    lengths = pairwise(queue_lengths(lives))  # within a step, a place is free for nobody yet
+    blocked = [
+        now for now, then in lengths if now.waiting and now.running < 8 and then.time - now.time > STEP * 1.01
+    ]
+    assert blocked
+    assert all(large.arrived <= one.time < large.admitted for one in blocked)  # nobody else stands there so
 
 
 @pytest.mark.parametrize(
@@ -258,3 +274,7 @@ def test_the_three_are_sound_where_their_fault_is_not_met() -> None:
     runs = [simulate(calm, make()) for make in exercises.RUNS.values()]
     assert all(run.events == runs[0].events for run in runs)
     assert isinstance(exercises.RUNS["B"](), Continuous)
+
+
+def test_small_letters_and_lists_are_right_too() -> None:
+    assert check_diagnosis(["c", 40], ("d", 3.0), ("A", 40)).verdict is Verdict.PASSED

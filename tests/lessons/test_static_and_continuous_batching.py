@@ -53,17 +53,34 @@ def longest_gap(found: list[Lifecycle]) -> float:
     return max(max(life.itls, default=0.0) for life in found)
 
 
-# To keep, 1: one step for many users reads once and starts once.
+# To keep, 1: one step for many users reads once and starts once; the rest is paid for each.
+
+
+@pytest.mark.parametrize("once", [0.0, 0.02, 1.0])
+@pytest.mark.parametrize("users_in_it", [1, 8, 100])
+def test_twice_as_many_users_make_one_and_p_times_as_many_tokens(once: float, users_in_it: int) -> None:
+    """p: the part of the larger step that is paid once. Here a token costs 1 ms, and a key 10 µs."""
+    cost = CostModel(((1, once + 0.001), (1000, once + 1.0)), 1e-5)
+    small, large = (
+        cost.seconds(users_in_it, 100 * users_in_it),
+        cost.seconds(2 * users_in_it, 200 * users_in_it),
+    )
+    assert 2 * small / large == pytest.approx(1 + once / large)
 
 
 @costs
 def test_small_batches_nearly_double_with_their_size_and_large_ones_do_not(cost: CostModel) -> None:
-    """Twice as many users in a step: tokens a second, times as many; the gap, times as long."""
-    gains = {n: 2 * cost.seconds(n, 100 * n) / cost.seconds(2 * n, 200 * n) for n in (1, 2, 4, 64, 128)}
-    assert min(gains[1], gains[2], gains[4]) > 1.5
+    """Twice as many users in a step: tokens a second, times as many. Each has a text of 20 tokens."""
+    gains = {n: 2 * cost.seconds(n, 20 * n) / cost.seconds(2 * n, 40 * n) for n in (1, 2, 4, 64, 128)}
+    assert min(gains[1], gains[2], gains[4]) > 1.7
     assert max(gains[64], gains[128]) < 1.5
-    gaps = [cost.seconds(n, 100 * n) for n in (1, 8, 64, 128)]
+    gaps = [cost.seconds(n, 20 * n) for n in (1, 8, 64, 128)]
     assert gaps == sorted(gaps)
+
+
+def test_with_long_texts_even_a_small_batch_gains_less_since_keys_are_each_users_own() -> None:
+    short, long = (2 * SHIPPED.seconds(4, 4 * n) / SHIPPED.seconds(8, 8 * n) for n in (20, 2000))
+    assert long < 1.2 < 1.7 < short
 
 
 @costs
@@ -97,6 +114,21 @@ def test_equal_answers_that_come_together_gain_nothing(cost: CostModel) -> None:
         step.requests for step in continuous.of_kind(Stepped)
     ]
     assert continuous.duration == pytest.approx(static.duration)
+
+
+def test_equal_answers_to_unequal_prompts_gain_the_padding_and_nothing_where_none_is_paid() -> None:
+    draw = random.Random(1)
+    asked = [Arrival(0, [7] * draw.randint(5, 600), SamplingParams(max_new_tokens=64)) for _ in range(32)]
+    padded, packed = (run(Workload(tuple(asked)), StaticBatch(8, ragged)) for ragged in (False, True))
+    continuous = run(Workload(tuple(asked)), Continuous(8))
+    assert tokens_paid(padded).padding > 0.4 * tokens_paid(padded).total
+    assert continuous.duration < 0.85 * padded.duration
+    assert continuous.duration == pytest.approx(packed.duration)
+
+
+def test_lengths_that_differ_only_between_groups_gain_nothing() -> None:
+    sorted_by_length = users(["Why?"] * 32, max_new_tokens=[8] * 8 + [16] * 8 + [32] * 8 + [64] * 8)
+    assert speed(sorted_by_length, Continuous(8)) == pytest.approx(speed(sorted_by_length, StaticBatch(8)))
 
 
 @costs
@@ -170,6 +202,27 @@ def test_chunks_shorten_the_gap_and_delay_the_newcomer_and_prefill_first_has_the
     assert gaps[0] < gaps[1] / 3
     assert whole[-1].ttft < cut[-1].ttft
     assert first[-1].ttft < cut[-1].ttft
+
+
+def test_a_budget_bounds_every_step_and_a_limit_alone_does_not() -> None:
+    """Limit 16 would be a step of 16 tokens; prompts that join make it larger, up to the budget."""
+    come = poisson(6, 150, seed=2, prompt_tokens=(8, 64), new_tokens=(8, 128))
+    free, bounded = (run(come, policy) for policy in (Continuous(16), Continuous(16, 32)))
+    assert max(step.paid for step in free.of_kind(Stepped)) > 100
+    assert max(step.paid for step in bounded.of_kind(Stepped)) == 32
+    assert longest_gap(request_metrics(bounded)) < longest_gap(request_metrics(free))
+
+
+def test_above_what_the_machine_can_make_no_limit_keeps_the_wait_from_growing() -> None:
+    """At 8 a second some 540 tokens a second are wanted: a burst of 150 is taken in, 1,000 are not."""
+    for limit in (16, 32, 64):
+        burst, many = (
+            summary(
+                run(poisson(8, n, seed=2, prompt_tokens=(8, 64), new_tokens=(8, 128)), Continuous(limit, 128))
+            )
+            for n in (150, 1000)
+        )
+        assert many.ttft_median > 3 * max(burst.ttft_median, 1.0)
 
 
 def test_chunks_gain_nothing_where_prompts_are_short() -> None:

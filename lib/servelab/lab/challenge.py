@@ -8,42 +8,51 @@ process of its own, for a bounded time.
 
 from __future__ import annotations
 
+import io
 import linecache
 import random
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
+from pickle import UnpicklingError
 from types import ModuleType
 
-from servelab.clock import VirtualClock
 from servelab.cost import CostModel
-from servelab.drivers import run as drive
-from servelab.engine import Engine
+from servelab.drivers import simulate
 from servelab.lab.errors import their_lines
 from servelab.lab.exercises.alone import CannotTravel, TookTooLong, run_alone
 from servelab.lab.exercises.form import Result, Verdict
 from servelab.metrics import ServiceLevel, goodput, request_metrics, tokens_paid
-from servelab.policies import Continuous, DynamicBatch, Interleaved, Policy, Sequential, StaticBatch
+from servelab.policies import (
+    Continuous,
+    DynamicBatch,
+    Interleaved,
+    Policy,
+    Sequential,
+    StaticBatch,
+    StepPlan,
+    View,
+)
 from servelab.request import SamplingParams
-from servelab.scripted import ScriptedModel
 from servelab.trace import check_trace
 from servelab.workloads import Arrival, Workload
 
 LIMIT, BUDGET = 32, 256  # what a plan is made with: most requests at once, most tokens in a step
 DEADLINE = 30.0  # seconds, for all days
-STEP_BUDGET = 50_000  # for one day
+MOST_PLANS = 50_000  # of one day: all its tokens one by one are fewer
+LINES_SHOWN = 5  # of an error, or of what is printed: a plan is asked thousands of times
 YOURS = "yours"
-FAVOURITE = f"Continuous({LIMIT})"
+FAVOURITE = "Continuous"
 SHIPPED: dict[str, Callable[[], Policy]] = {
     "Sequential": Sequential,
     "Interleaved(8)": lambda: Interleaved(8),
     "StaticBatch(8)": lambda: StaticBatch(8),
     f"StaticBatch({LIMIT})": lambda: StaticBatch(LIMIT),
     f"DynamicBatch({LIMIT})": lambda: DynamicBatch(LIMIT),
-    FAVOURITE: lambda: Continuous(LIMIT),
-    f"Continuous({LIMIT}, {BUDGET})": lambda: Continuous(LIMIT, BUDGET),
+    f"{FAVOURITE}({LIMIT})": lambda: Continuous(LIMIT),
+    f"{FAVOURITE}({LIMIT}, {BUDGET})": lambda: Continuous(LIMIT, BUDGET),
 }
 
 MakePlan = Callable[[int, int], Policy]
@@ -83,8 +92,12 @@ class Scores:
 
     @property
     def beaten(self) -> list[str]:
-        """The days on which the learner's plan is better than `Continuous`."""
-        return [name for name, scores in self.days.items() if scores[YOURS] < scores[FAVOURITE]]
+        """The days on which the learner's plan is better than `Continuous`, with a budget and without."""
+        return [
+            day
+            for day, scores in self.days.items()
+            if scores[YOURS] < min(score for name, score in scores.items() if name.startswith(FAVOURITE))
+        ]
 
     def __repr__(self) -> str:
         won = f": {', '.join(self.beaten)}" if self.beaten else ""
@@ -127,8 +140,8 @@ def _scored(work: Callable[..., Scores], *arguments: object) -> Scores:
         found = f"After {DEADLINE:g} s it was still running: look for a loop that never ends, or for sleep()."
     except CannotTravel as stranger:
         found = f"It cannot be carried to another process: {stranger}"
-    except (RuntimeError, EOFError):
-        found = "It ended its process: leave out exit() and the like."
+    except (RuntimeError, EOFError, UnpicklingError):
+        found = "It ended its process, or wrote past print(): leave out exit() and the like."
     if isinstance(found, Scores):
         return found
     raise CannotBeScored(found)
@@ -139,12 +152,18 @@ def _scored(work: Callable[..., Scores], *arguments: object) -> Scores:
 
 def _or_a_sentence(work: Callable[..., Scores], *arguments: object) -> Scores | str:
     """What `work` finds, or what is wrong with the learner's code, with their line."""
+    printed = io.StringIO()
     try:
-        return work(*arguments)
+        with redirect_stdout(printed):
+            return work(*arguments)
     except CannotBeScored as problem:
         return str(problem)
     except (Exception, SystemExit) as error:
-        return their_lines(error)
+        return "\n".join(their_lines(error).splitlines()[-LINES_SHOWN:])
+    finally:
+        lines = printed.getvalue().splitlines()
+        more = [f"… and {len(lines) - LINES_SHOWN:,} more lines"] if len(lines) > LINES_SHOWN else []
+        print(*lines[:LINES_SHOWN], *more, sep="\n", end="\n" if lines else "")
 
 
 def _from_text(text: str, name: str) -> Scores:
@@ -171,28 +190,31 @@ def all_days(make_plan: MakePlan) -> Scores:
     return Scores({day.name: {name: one_day(day, make()) for name, make in makers.items()} for day in days()})
 
 
+@dataclass
+class Bounded:
+    """A policy that is asked only so many times: one that only sleeps would never end."""
+
+    policy: Policy
+    capacity: int
+    _plans: int = 0
+
+    def plan(self, view: View) -> StepPlan:
+        self._plans += 1
+        if self._plans > MOST_PLANS:
+            raise CannotBeScored(f"After {MOST_PLANS:,} plans of one day somebody still waits.")
+        return self.policy.plan(view)
+
+
 def one_day(day: Day, policy: Policy) -> Score:
-    if policy.capacity > LIMIT:
-        raise CannotBeScored(f"Its capacity is {policy.capacity}: at most {LIMIT} may run at once.")
+    capacity = policy.capacity
+    if not isinstance(capacity, int) or not 1 <= capacity <= LIMIT:
+        raise CannotBeScored(f"Its capacity is {capacity!r}: from 1 to {LIMIT} may run at once.")
     random.seed(0)  # whoever draws lots gets the same score tomorrow
-    engine = Engine(
-        ScriptedModel.long_text(slots=LIMIT),
-        policy,
-        max_queue_size=len(day.workload),
-        clock=VirtualClock(),
-        cost=CostModel(),
-    )
-    steps = count(1)
-
-    def within_budget(_: Engine) -> None:
-        if next(steps) > STEP_BUDGET:
-            raise CannotBeScored(f"{day.name}: after {STEP_BUDGET:,} steps somebody still waits.")
-
-    drive(engine, day.workload, on_step=within_budget)
-    check_trace(engine.trace)
-    trace, level = engine.trace, day.promise
+    everybody = len(day.workload)
+    trace = simulate(day.workload, Bounded(policy, capacity), max_queue_size=everybody, cost=CostModel())
+    check_trace(trace)
     longest = max(request.e2e or 0.0 for request in request_metrics(trace))
-    return Score(-round(goodput(trace, level), 2), round(longest, 1), tokens_paid(trace).total)
+    return Score(-round(goodput(trace, day.promise), 2), round(longest, 1), tokens_paid(trace).total)
 
 
 # -- the days -------------------------------------------------------------------------------

@@ -183,11 +183,13 @@ def step_limits(model: CausalLM, sizes: Sequence[int], *, stored: int) -> dict[s
     calculated from the machine's best speed, overhead is measured. In all some three seconds.
     """
     reading, arithmetic = machine_limits()
-    in_layers = sum(part.numel() for name, part in model.network.named_parameters() if ".layers." in name)
+    named = model.network.named_parameters()
+    used = sum(part.numel() for name, part in named if ".layers." in name)  # by each token
+    used += model.network.config.vocab_size * model.network.config.hidden_size  # by the token that is sampled
     weights, cache = model.network.num_parameters() * model.network.dtype.itemsize, model.cache
     own = stored * sum(part[:, 0, :, 0].numel() * part.itemsize for part in (cache.keys, cache.values))
     return {
         "reading": [(weights + size * own) / reading for size in sizes],
         "overhead": [overhead_seconds(model)] * len(sizes),
-        "arithmetic": [2 * in_layers * size / arithmetic for size in sizes],
+        "arithmetic": [2 * used * size / arithmetic for size in sizes],
     }

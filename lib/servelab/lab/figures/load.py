@@ -104,5 +104,5 @@ def _words(
     return (
         f"Three panels over time ({trace.header.evidence.value}). {says.strip()} At most {most} wait; "
         f"median time to first token {percentile(ttfts, 50):.2f} s; "
-        f"median of the gaps between tokens {percentile(gaps, 50):.2f} s."
+        f"19 of 20 gaps are shorter than {percentile(gaps, 50):.2f} s (the median user's)."
     )
