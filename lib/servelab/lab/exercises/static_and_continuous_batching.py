@@ -190,6 +190,6 @@ def check_diagnosis(
         if whole_number(given[1]) != number:
             raise NotYet(f"{name}: run {given[0]} is right, {given[1]} is not: {question}")
     return (
-        f"The same user {large}, with a long prompt and a long answer, is overtaken by everybody in C, and "
+        f"The same user {large}, with a long prompt and a long answer, is overtaken in C, and "
         f"stands in everybody's way in A. In D, {len(GONE)} users who left kept their places. B is sound."
     )
