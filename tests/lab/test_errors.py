@@ -30,8 +30,8 @@ def test_what_servelab_refuses_is_one_sentence_under_the_learners_own_line(shell
     said = shown(shell, capsys, "import servelab as sl", "sl.simulate(sl.users(['a']), sl.Continuous(0))")
     assert said.splitlines() == [
         "line 2, in <module>: sl.simulate(sl.users(['a']), sl.Continuous(0))",
-        "ValueError: Continuous(max_concurrency=0, max_tokens_per_step=None) lets 0 requests run: "
-        "let at least 1 run.",
+        "ValueError: Continuous(max_concurrency=0, max_tokens_per_step=None, prefill_first=False) "
+        "lets 0 requests run: let at least 1 run.",
     ]
 
 
