@@ -113,7 +113,8 @@ def _strategies(run: Run) -> str:
         "What each strategy is worth (`servelab bench strategies`): SmolLM2, 32 requests at once, answers of "
         "8 to 128 tokens, and, on the right, of 64.",
         "",
-        "| | tokens/s | times the first row | for nobody | first word, s | longest gap, s | 64 each: tokens/s | times |",
+        "| | tokens/s | times the first row | for nobody | first word, s | longest gap, s "
+        "| 64 each: tokens/s | times |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for mixed in (one for one in run.measurements if one.name.startswith("mixed: ")):
