@@ -30,6 +30,7 @@ from servelab.lab import lessons
 REPOSITORY = Path(__file__).resolve().parents[1]
 LESSON = "02_queue_and_concurrency_limit.ipynb"
 RACES = "07_thread_safety.ipynb"
+BATCHES = "04_static_and_continuous_batching.ipynb"
 SETUP = runpy.run_path(str(REPOSITORY / "start.py"))
 BROWSER = SETUP["find_browser"]()
 IDLE = re.compile(r"Python 3.*\| Idle")  # the status bar; the notebook's own indicator says idle too early
@@ -371,6 +372,31 @@ def test_the_lesson_on_races_runs_and_a_race_is_written_down(lab: Lab, browser: 
     replace_source(page, place, 'exercises.check_not_to_be_shared(["filled", "listed"])')
     page.keyboard.press("Shift+Enter")
     expect(output_at(page, place)).to_contain_text("Passed")
+    assert errors(page) == []
+
+
+def test_the_lesson_on_batching_runs_and_a_batching_plan_is_scored(lab: Lab, browser: Any) -> None:
+    """The measured figures, the sliders, an exercise that is solved, and the challenge with that solution."""
+    from playwright.sync_api import expect
+
+    page = opened(lab, browser, BATCHES)
+    wait_until_idle(page, START)
+    choose_from_run_menu(page, "Run All Cells")
+    wait_until_idle_again(page, lab, BATCHES)
+    assert errors(page) == []
+    move_a_slider(page, place_of(lab, "lab.knobs(", lesson=BATCHES))
+    place = place_of(lab, "\nexercises.check_batching_plan(", lesson=BATCHES)
+    stub = "".join(cells(lab, BATCHES)[place]["source"])
+    free = "self.capacity - len(view.running)"
+    assert f"view.waiting[: {free}]" in stub
+    half = f"view.waiting[: {free}] if 2 * ({free}) >= self.capacity else ()"
+    replace_source(page, place, stub.replace(f"view.waiting[: {free}]", half))
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, place)).to_contain_text("Passed")
+    last = place_of(lab, "lab.score(", lesson=BATCHES)
+    cell_at(page, last).click()
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, last)).to_contain_text("It beats Continuous on", timeout=1000 * CLICK)
     assert errors(page) == []
 
 
