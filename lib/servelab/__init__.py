@@ -39,9 +39,11 @@ from servelab.workloads import Arrival, Workload, poisson, users
 
 if TYPE_CHECKING:
     from servelab.models.causal_lm import CausalLM
+    from servelab.serving.async_engine import AsyncEngine
 
 __all__ = [
     "Arrival",
+    "AsyncEngine",
     "CausalLM",
     "Continuous",
     "CostModel",
@@ -85,4 +87,7 @@ __all__ = [
 ]
 
 
-__getattr__ = imported_on_use(__name__, {"CausalLM": "servelab.models.causal_lm"})
+__getattr__ = imported_on_use(
+    __name__,
+    {"CausalLM": "servelab.models.causal_lm", "AsyncEngine": "servelab.serving.async_engine"},
+)

@@ -164,11 +164,12 @@ class Engine:
         self._notify()
         return ended
 
-    def close(self) -> None:
+    def close(self, cause: str = "the run was abandoned") -> None:
         """End whoever is still here. A model outlives an abandoned run, and its slots must be free."""
         if self._in_flight is not None:
-            self.finish_step(self._in_flight, RuntimeError("the run was abandoned"))
+            self.finish_step(self._in_flight, RuntimeError(cause))
         for request in tuple(self._live.values()):
+            request.cause = cause
             self.cancel(request)
 
     # -- steps -------------------------------------------------------------------------

@@ -17,7 +17,12 @@ from servelab.request import Request
 
 
 class QueueFull(Exception):
-    """Too many requests: no place in the request queue. The request was not accepted."""
+    """Too many requests: no place in the request queue. The request was not accepted.
+
+    retry_after: seconds until a place is expected to come free; None: nobody has measured that.
+    """
+
+    retry_after: float | None = None
 
 
 class QueueOrder(Enum):

@@ -3,10 +3,11 @@
 from servelab.trace.check import TraceViolation, check_trace, violations
 from servelab.trace.events import Accepted, Admitted, Event, Finished, Refused, Stepped
 from servelab.trace.export import to_dataframe, to_perfetto
-from servelab.trace.lifecycles import Lifecycle, QueueLengths, Turn, lifecycles, queue_lengths
+from servelab.trace.lifecycles import SERVED, Lifecycle, QueueLengths, Turn, lifecycles, queue_lengths
 from servelab.trace.trace import Evidence, Trace, TraceHeader
 
 __all__ = [
+    "SERVED",
     "Accepted",
     "Admitted",
     "Event",
