@@ -1,6 +1,6 @@
 """README's tables of measured figures, written from the newest run of each benchmark in docs/measured/.
 
-servelab bench strategies --output docs/measured     measures again (so do core, sharing and pool)
+servelab bench strategies --output docs/measured     measures again (so do the others)
 python tools/measured.py                             writes the tables; a test holds README to them
 python tools/measured.py --picture                   makes docs/interleaving.png again, with the real model
 """
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from servelab.bench.harness import Run
+from servelab.cli import BENCHES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -68,6 +69,18 @@ ROWS = [
         [f"a loan, {who}, {users} for" for who in ("thread", "coroutine") for users in (1, 8)],
         "µs",
     ),
+    (
+        "tokens a second lost by serving through asyncio, SmolLM2, 1, 8, 32, 256 tasks",
+        "asyncio",
+        [f"SmolLM2, {tasks} tasks" for tasks in (1, 8, 32, 256)],
+        "%",
+    ),
+    (
+        "how late a task runs beside 32 readers, 99 of 100 times: steps on the model thread, on the loop",
+        "asyncio",
+        [f"lag of the loop, p99, 32 tasks, steps {where}" for where in ("on the model", "on the loop")],
+        "ms",
+    ),
 ]
 
 
@@ -86,7 +99,7 @@ def newest_file(bench: str) -> Path:
 
 
 def tables() -> str:
-    runs = {bench: newest(bench) for bench in ("core", "strategies", "sharing", "pool")}
+    runs = {bench: newest(bench) for bench in BENCHES}
     return f"{_figures(runs)}\n{_strategies(runs['strategies'])}\n{_made_with(runs)}"
 
 

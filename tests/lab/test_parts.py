@@ -5,7 +5,7 @@ from PIL import Image
 
 from servelab import Interleaved, ScriptedModel, Trace, check_trace, poisson, simulate, users
 from servelab.lab import compare, knobs, load_panels, predict, source, watch
-from servelab.lab.live import LiveRows
+from servelab.lab.live import LiveRequests
 from servelab.lab.predict import Prediction
 from servelab.lab.record import Guess, guesses, record
 
@@ -139,7 +139,7 @@ def test_a_result_that_is_no_choice_is_a_mistake_of_the_lesson() -> None:
 
 def test_what_a_learner_or_a_model_writes_is_not_html() -> None:
     assert "<script>" not in compare(predict("?", ["<script>"]), "<script>", "<script>")._repr_html_()
-    rows = LiveRows()
+    rows = LiveRequests()
     request = users(["a"]).arrivals[0].request()
     request.user = "<script>"
     rows.add(request)

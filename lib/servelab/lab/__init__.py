@@ -7,6 +7,7 @@ from servelab.lab.figures import (
     batch_places,
     batch_sizes,
     computed_tokens,
+    heartbeats,
     interleaving_timeline,
     lines,
     load_panels,
@@ -14,10 +15,11 @@ from servelab.lab.figures import (
     pool_timeline,
     queue_state,
     sharing,
+    task_timeline,
     thread_steps,
 )
 from servelab.lab.knobs import knobs
-from servelab.lab.live import watch
+from servelab.lab.live import LiveText, watch
 from servelab.lab.measure import (
     machine_limits,
     on_model_thread,
@@ -34,13 +36,16 @@ from servelab.lab.predict import compare, predict
 from servelab.lab.record import record
 from servelab.lab.source import source
 from servelab.lab.step_cost import measure_step_cost, step_cost
+from servelab.lab.tasks import record_tasks
 
 __all__ = [
     "Drawing",
+    "LiveText",
     "batch_places",
     "batch_sizes",
     "compare",
     "computed_tokens",
+    "heartbeats",
     "interleaving_timeline",
     "keep",
     "knobs",
@@ -57,6 +62,7 @@ __all__ = [
     "predict",
     "queue_state",
     "record",
+    "record_tasks",
     "score",
     "sharing",
     "source",
@@ -64,6 +70,7 @@ __all__ = [
     "step_limits",
     "step_milliseconds",
     "step_seconds",
+    "task_timeline",
     "thread_steps",
     "tokens_within",
     "watch",

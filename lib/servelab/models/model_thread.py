@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
+Spans = list[tuple[float, float]]
+"""When something began and ended, in seconds of `time.perf_counter`."""
+
 _here = threading.local()
+_recordings: list[Spans] = []
 
 
 def _mark() -> None:
@@ -45,7 +51,27 @@ def submit(
     function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Future[Result]:
     """Have the model thread call the function, after everything it was asked before; do not wait."""
-    return _thread.submit(function, *args, **kwargs)
+    return _thread.submit(_timed, function, args, kwargs)
+
+
+def _timed(function: Callable[..., Result], args: tuple[object, ...], kwargs: dict[str, object]) -> Result:
+    began = time.perf_counter()
+    try:
+        return function(*args, **kwargs)
+    finally:
+        for spans in _recordings:
+            spans.append((began, time.perf_counter()))
+
+
+@contextmanager
+def recorded() -> Iterator[Spans]:
+    """When the model thread worked, as long as this is open."""
+    spans: Spans = []
+    _recordings.append(spans)
+    try:
+        yield spans
+    finally:
+        _recordings.remove(spans)
 
 
 def call(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:

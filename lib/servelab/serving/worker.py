@@ -32,7 +32,7 @@ async def queue_worker(engine: Engine, compute: Compute, woken: asyncio.Event) -
         woken.clear()  # before looking: who comes after this line wakes the sleeper below
         step = _next_step(engine)
         if isinstance(step, Idle):
-            await _sleep(engine, woken, step.wake_at)
+            await sleep_until_woken(engine, woken, step.wake_at)
             continue
         outcomes: Outcomes = RuntimeError("the queue worker was stopped")
         try:
@@ -54,8 +54,8 @@ def _next_step(engine: Engine) -> Step | Idle:
         return Idle(None)
 
 
-async def _sleep(engine: Engine, woken: asyncio.Event, wake_at: float | None) -> None:
-    """Until woken, or until the engine's clock says `wake_at`."""
+async def sleep_until_woken(engine: Engine, woken: asyncio.Event, wake_at: float | None) -> None:
+    """Sleep until somebody sets `woken`, or the engine's clock says `wake_at`."""
     seconds = None if wake_at is None else max(0.0, wake_at - engine.clock.now())
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):

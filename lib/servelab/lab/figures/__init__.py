@@ -10,6 +10,7 @@ from servelab.lab.figures.memory_of_threads import memory_of_threads
 from servelab.lab.figures.pool import pool_timeline
 from servelab.lab.figures.queues import queue_state
 from servelab.lab.figures.sharing import sharing
+from servelab.lab.figures.tasks import heartbeats, task_timeline
 from servelab.lab.figures.threads import thread_steps
 from servelab.lab.figures.time_axis import TimeAxis
 from servelab.lab.figures.timeline import interleaving_timeline
@@ -20,6 +21,7 @@ __all__ = [
     "batch_places",
     "batch_sizes",
     "computed_tokens",
+    "heartbeats",
     "interleaving_timeline",
     "lines",
     "load_panels",
@@ -27,5 +29,6 @@ __all__ = [
     "pool_timeline",
     "queue_state",
     "sharing",
+    "task_timeline",
     "thread_steps",
 ]

@@ -1,0 +1,219 @@
+"""The exercises of the lesson on cooperative multitasking."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine, Sequence
+from threading import Thread
+from typing import Any
+
+from servelab.engine import Engine, Idle
+from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
+from servelab.model import Step
+from servelab.policies import Continuous, DynamicBatch, Policy
+from servelab.request import FinishReason, Request, SamplingParams
+from servelab.scripted import ScriptedModel
+from servelab.serving.async_engine import AsyncEngine, RequestFailed
+from servelab.serving.worker import Outcomes, Worker
+from servelab.trace import Finished, check_trace
+
+PATIENCE = 1.0  # seconds for what takes milliseconds
+TOKENS = 12
+CAUSE = "this step has no luck"
+
+
+# -- exercise 1: who prints when ----------------------------------------------------------------
+
+
+@exercise
+def check_order(order: str | None) -> str:
+    """In which order three coroutines print, of which one awaits something that never waits."""
+    if order is None:
+        raise NotStarted("Write the six words in place of None, in the order in which they are printed.")
+    right = _printed()
+    given = order.split() if isinstance(order, str) else order
+    if sorted(given) != sorted(right):
+        raise NotYet(f"You wrote {order!r}: write each of the six words once, as in 'a1 b1 c1 a2 b2 c2'.")
+    if given == ["a1", "b1", "c1", "a2", "b2", "c2"]:
+        raise NotYet("That would be right if b handed over between its words: does nothing() ever wait?")
+    if given != right:
+        raise NotYet("Follow one coroutine until it waits; then the next one begins. Who waits first?")
+    return f"It prints {' '.join(right)}: to await what never waits hands nothing over."
+
+
+def _printed() -> list[str]:
+    said: list[str] = []
+
+    async def nothing() -> None: ...
+
+    async def hand_over() -> None:
+        await asyncio.sleep(0)
+
+    async def speak(name: str, between: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        said.append(f"{name}1")
+        await between()
+        said.append(f"{name}2")
+
+    async def all_three() -> None:
+        await asyncio.gather(speak("a", hand_over), speak("b", nothing), speak("c", hand_over))
+
+    thread = Thread(target=lambda: asyncio.run(all_three()))  # a notebook's own loop is running already
+    thread.start()
+    thread.join()
+    return said
+
+
+# -- exercise 2: the worker ---------------------------------------------------------------------
+
+
+@exercise_alone
+def check_worker(worker: Worker) -> str:
+    """Whether a worker serves, hands over, sleeps, survives an error, and cleans up when it is cancelled."""
+    if not inspect.iscoroutinefunction(worker):
+        raise NotYet(
+            "worker is no coroutine function: begin it with `async def worker(engine, compute, woken):`."
+        )
+    faults = [fault for check in CHECKS if (fault := asyncio.run(check(worker)))]
+    if len(faults) == len(CHECKS):
+        raise NotStarted("It serves, and does none of the three things yet.")
+    if faults:
+        raise NotYet(faults[0])
+    return (
+        "It serves, lets others run after each step, outlives a step that raises, and gives every place back "
+        "when it is cancelled."
+    )
+
+
+class Served:
+    """A learner's worker with an engine to serve; counts what is asked of it."""
+
+    def __init__(self, worker: Worker, policy: Policy | None = None) -> None:
+        self.steps = self.looks = 0
+        self.raising: set[int] = set()  # steps whose computing raises
+        self.held: int | None = None  # the step that computes for ever
+        engine = Engine(ScriptedModel.long_text(), policy or Continuous(2), max_queue_size=8)
+        self.server = AsyncEngine(engine, worker=lambda *given: worker(given[0], self.compute, given[2]))
+        self.engine = engine
+        self._begin = engine.begin_step
+        engine.begin_step = self.begin_step  # type: ignore[method-assign]
+
+    def begin_step(self) -> Step | Idle:
+        self.looks += 1
+        return self._begin()
+
+    async def compute(self, step: Step) -> Outcomes:
+        self.steps += 1
+        if self.steps in self.raising:
+            raise RuntimeError(CAUSE)
+        if self.steps == self.held:
+            await asyncio.Event().wait()
+        return self.engine.run_model(step)  # without a pause: handing over is the worker's affair
+
+    def ask(self, tokens: int | None = TOKENS) -> asyncio.Task[str]:
+        return asyncio.create_task(self.server.answer("Why?", SamplingParams(max_new_tokens=tokens)))
+
+
+async def _in_time(work: asyncio.Future[Any], what: str) -> Any:
+    """Its result, or NotYet."""
+    done, _ = await asyncio.wait([work], timeout=PATIENCE)
+    if not done:
+        raise NotYet(what)
+    return work.result()
+
+
+async def _serves(worker: Worker) -> None:
+    """What the stub does as well, and no worker may lose."""
+    served = Served(worker)
+    await served.server.start_queue_worker()
+    for _ in range(2):
+        text = await _in_time(_quietly(served.ask()), "Somebody asked, and got no answer.")
+        if isinstance(text, RequestFailed):
+            raise NotYet(f"Somebody asked, and was told: {text}")
+        before = served.looks
+        await asyncio.sleep(0.1)
+        if served.looks > before + 3:
+            raise NotYet(
+                f"Within 0.1 s without a request it called begin_step {served.looks - before} times: sleep "
+                "until `woken` is set."
+            )
+    check_trace(served.engine.trace)
+    waits = Served(worker, DynamicBatch(4, max_wait_time=0.05))
+    await waits.server.start_queue_worker()
+    await _in_time(
+        _quietly(waits.ask()), "The policy asked to be woken at a time, and was not: use step.wake_at."
+    )
+
+
+def _quietly(task: asyncio.Task[Any]) -> asyncio.Future[Any]:
+    """What it gives, or the error it raises, as a result."""
+    return asyncio.ensure_future(_either(task))
+
+
+async def _either(task: asyncio.Task[Any]) -> Any:
+    try:
+        return await task
+    except (Exception, asyncio.CancelledError) as error:
+        return error
+
+
+async def _hands_over(worker: Worker) -> str:
+    await _serves(worker)
+    served = Served(worker)
+    await served.server.start_queue_worker()
+    asking, turns = served.ask(), []
+    while not asking.done():
+        turns.append(served.steps)
+        await asyncio.sleep(0)
+    alone = max(after - before for before, after in zip([0, *turns], [*turns, served.steps], strict=True))
+    if alone <= 1:
+        return ""
+    return (
+        f"It computed {alone} steps, one after the other, and no other task of the loop ran in between: hand "
+        "over after each."
+    )
+
+
+async def _outlives_an_error(worker: Worker) -> str:
+    served = Served(worker)
+    served.raising = {2}
+    await served.server.start_queue_worker()
+    first = await _in_time(
+        _quietly(served.ask()), "A step raised, and whoever was in it got no answer and no error."
+    )
+    if not isinstance(first, RequestFailed) or CAUSE not in str(first):
+        return (
+            f"A step raised {CAUSE!r}, and whoever was in it was not told: give the error to finish_step()."
+        )
+    second = await _in_time(_quietly(served.ask()), "A step raised, and the next request got no answer.")
+    if isinstance(second, Exception):
+        return f"A step raised, and the next request was told: {second}"
+    return ""
+
+
+async def _cleans_up(worker: Worker) -> str:
+    served = Served(worker)
+    served.held = 3
+    engine = served.engine
+    for number in range(2):
+        engine.submit(Request(f"Why {number}?", SamplingParams(max_new_tokens=TOKENS)))
+    working = asyncio.create_task(worker(engine, served.compute, asyncio.Event()))
+    for _ in range(200):
+        await asyncio.sleep(0)
+    if served.steps != served.held:
+        raise NotYet("Two requests wait, and a third step did not begin.")
+    working.cancel()
+    await _in_time(_quietly(working), "It was cancelled, and goes on: let CancelledError out.")
+    if not working.cancelled():
+        return "It was cancelled, and ended as if it had not been: let CancelledError out, after cleaning up."
+    if engine.running:
+        return (
+            f"It was cancelled in the middle of a step, and {len(engine.running)} requests still run: "
+            "whoever begins a step finishes it, whatever happens. Which statement runs in every case?"
+        )
+    if [end.reason for end in engine.trace.of_kind(Finished)] != [FinishReason.FAILED] * 2:
+        return "It was cancelled in the middle of a step, and its requests did not end with an error."
+    return ""
+
+
+CHECKS: Sequence[Callable[[Worker], Coroutine[Any, Any, str]]] = (_hands_over, _outlives_an_error, _cleans_up)
