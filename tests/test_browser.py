@@ -30,6 +30,7 @@ from servelab.lab import lessons
 REPOSITORY = Path(__file__).resolve().parents[1]
 LESSON = "02_queue_and_concurrency_limit.ipynb"
 RACES = "07_thread_safety.ipynb"
+TASKS = "03_cooperative_multitasking.ipynb"
 BATCHES = "04_static_and_continuous_batching.ipynb"
 SETUP = runpy.run_path(str(REPOSITORY / "start.py"))
 BROWSER = SETUP["find_browser"]()
@@ -372,6 +373,47 @@ def test_the_lesson_on_races_runs_and_a_race_is_written_down(lab: Lab, browser: 
     replace_source(page, place, 'exercises.check_not_to_be_shared(["filled", "listed"])')
     page.keyboard.press("Shift+Enter")
     expect(output_at(page, place)).to_contain_text("Passed")
+    assert errors(page) == []
+
+
+def test_the_lesson_on_tasks_streams_three_users_and_a_worker_is_kept(lab: Lab, browser: Any) -> None:
+    """Its cells await on the loop that serves the notebook, and so does the worker that a learner mends."""
+    from playwright.sync_api import expect
+
+    page = opened(lab, browser, TASKS)
+    wait_until_idle(page, START)
+    choose_from_run_menu(page, "Run All Cells")
+    wait_until_idle_again(page, lab, TASKS)
+    assert errors(page) == []
+    streams = output_at(page, place_of(lab, "serve(limit=3)", lesson=TASKS))
+    for user in ("ann", "bob", "eve"):
+        expect(streams).to_contain_text(f"{user} ended: ")
+    expect(output_at(page, place_of(lab, 'leaving="bob"', lesson=TASKS))).to_contain_text(
+        "bob ended: DISCONNECTED"
+    )
+    place = place_of(lab, "\nexercises.check_worker(", lesson=TASKS)
+    stub = "".join(cells(lab, TASKS)[place]["source"])
+    open_step = """        outcomes = await compute(step)
+        engine.finish_step(step, outcomes)
+"""
+    finished_step = """        outcomes = RuntimeError("stopped")
+        try:
+            outcomes = await compute(step)
+        except Exception as error:
+            outcomes = error
+        finally:
+            engine.finish_step(step, outcomes)
+        await asyncio.sleep(0)
+"""
+    assert open_step in stub
+    replace_source(page, place, stub.replace(open_step, finished_step))
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, place)).to_contain_text("Passed", timeout=1000 * CLICK)
+    kept = place_of(lab, "lab.keep(", lesson=TASKS)
+    cell_at(page, kept).click()
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, kept)).to_contain_text("Kept as", timeout=1000 * CLICK)
+    expect(output_at(page, kept)).to_contain_text("People wait", timeout=1000 * CLICK)
     assert errors(page) == []
 
 

@@ -32,7 +32,7 @@ def check_order(order: str | None) -> str:
     if order is None:
         raise NotStarted("Write the six words in place of None, in the order in which they are printed.")
     right = _printed()
-    given = order.split() if isinstance(order, str) else order
+    given = order.split() if isinstance(order, str) else []
     if sorted(given) != sorted(right):
         raise NotYet(f"You wrote {order!r}: write each of the six words once, as in 'a1 b1 c1 a2 b2 c2'.")
     if given == ["a1", "b1", "c1", "a2", "b2", "c2"]:
