@@ -25,7 +25,7 @@ class GatedModel(ScriptedModel):
 
     def __init__(self, *, open: bool = False) -> None:
         super().__init__(numbered_answer, slots=16)
-        self.begun = 0
+        self.begun, self.computing = 0, False
         self.fail: list[BaseException | str] = []  # to raise; or the request that fails alone
         self.threads: set[int] = set()
         self._gate = threading.Semaphore(10**6 if open else 0)
@@ -41,8 +41,10 @@ class GatedModel(ScriptedModel):
     def run(self, chunks: Sequence[Chunk], paid: int) -> list[Outcome]:
         self.threads.add(threading.get_ident())
         self.begun += 1
+        self.computing = True
         assert self._gate.acquire(timeout=PATIENCE)
         outcomes = super().run(chunks, paid)
+        self.computing = False
         problem = self.fail.pop(0) if self.fail else None
         if isinstance(problem, BaseException):
             raise problem

@@ -288,6 +288,7 @@ async def test_a_worker_that_somebody_cancels_waits_for_its_step_and_ends_everyb
     serving._task.cancel()
     with pytest.raises(RequestFailed, match="the queue worker was stopped"):
         await asking
+    assert not model.computing  # a place that is given back while its step goes on has two users
     with pytest.raises(NotServing, match="CancelledError"):
         await serving.answer("bob", tokens(1))
     settled(serving)
