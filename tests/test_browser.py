@@ -385,10 +385,10 @@ def test_the_lesson_on_tasks_streams_three_users_and_a_worker_is_kept(lab: Lab, 
     choose_from_run_menu(page, "Run All Cells")
     wait_until_idle_again(page, lab, TASKS)
     assert errors(page) == []
-    streams = output_at(page, place_of(lab, "serve(limit=3)", lesson=TASKS))
+    streams = output_at(page, place_of(lab, "max_concurrency=3", lesson=TASKS))
     for user in ("ann", "bob", "eve"):
         expect(streams).to_contain_text(f"{user} ended: ")
-    expect(output_at(page, place_of(lab, 'leaving="bob"', lesson=TASKS))).to_contain_text(
+    expect(output_at(page, place_of(lab, 'tasks["bob"].cancel()', lesson=TASKS))).to_contain_text(
         "bob ended: DISCONNECTED"
     )
     place = place_of(lab, "\nexercises.check_worker(", lesson=TASKS)

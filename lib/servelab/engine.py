@@ -153,7 +153,7 @@ class Engine:
         """
         if reason not in (FinishReason.CANCELLED, FinishReason.DISCONNECTED):
             raise ValueError(f"{reason!r} is for the engine to find: cancel with CANCELLED or DISCONNECTED.")
-        if self._live.get(request.id) is not request:
+        if request.state is RequestState.NEW or self._live.get(request.id) is not request:
             return False
         self._advance(at)
         if request.state is RequestState.RUNNING and self._in_flight is not None:

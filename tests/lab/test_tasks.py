@@ -73,6 +73,39 @@ def test_errors_and_cancellations_pass_through() -> None:
     assert seen == ["cleaned up"]
 
 
+def test_recordings_may_be_nested_and_end_when_they_are_closed() -> None:
+    async def main() -> None:
+        with record_tasks() as outer:
+            with record_tasks() as inner:
+                both = asyncio.create_task(speak(20), name="both")
+                await asyncio.sleep(0)
+            await asyncio.create_task(speak(1), name="outer")
+            seen = len(inner.runs["both"])
+            await both
+        assert len(inner.runs["both"]) == seen < len(outer.runs["both"]) == 21
+        assert "outer" in outer.runs
+        assert asyncio.get_running_loop().get_task_factory() is None
+
+    asyncio.run(main())
+
+
+def test_a_task_that_is_cancelled_before_its_first_turn_says_nothing(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    async def main() -> None:
+        with record_tasks() as recording:
+            task = asyncio.create_task(speak(1), name="early")
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            with pytest.raises(TypeError):
+                task = asyncio.create_task(asyncio.get_running_loop().create_future())  # type: ignore[arg-type]
+        assert not recording.runs
+
+    asyncio.run(main())
+    assert not recwarn.list
+
+
 def test_the_figure_shows_who_ran_and_when_the_model_thread_worked() -> None:
     async def asks() -> None:
         await asyncio.wrap_future(model_thread.submit(sum, range(1000)))
@@ -101,13 +134,17 @@ def test_only_an_open_recording_hears_the_model_thread() -> None:
             model_thread.call(sum, [2])
             with pytest.raises(TypeError):
                 model_thread.call(sum, 3)
+    with model_thread.recorded() as third, model_thread.recorded():  # equal while empty, and not the same
+        pass
     model_thread.call(sum, [4])
-    assert (len(first), len(second)) == (3, 2)
+    assert (len(first), len(second), len(third)) == (3, 2, 0)
 
 
 def test_heartbeats_say_their_longest_gap() -> None:
-    drawing = heartbeats({"a": [5.0, 5.02, 5.04], "b": [7.0, 7.02, 7.52]}, every=0.02, says="Two.")
-    assert "a: 3 ticks, longest gap 20 ms; b: 3 ticks, longest gap 500 ms" in drawing.words
+    a, b = ([5.0, 5.02, 5.04], 5.01, 5.03), ([7.0, 7.02, 7.52], 7.03, 7.5)
+    words = heartbeats({"a": a, "b": b}, every=0.02, says="Two.").words
+    assert "a: a step of 0.02 s, 1 ticks meanwhile, longest gap 20 ms" in words
+    assert "b: a step of 0.47 s, 0 ticks meanwhile, longest gap 500 ms" in words
 
 
 def test_live_text_grows_by_user() -> None:

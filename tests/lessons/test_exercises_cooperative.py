@@ -19,8 +19,9 @@ from servelab.serving.worker import sleep_until_woken
     ("given", "says"),
     [
         (None, "Write the six words"),
-        ("a1 b1 c1 a2 b2 c2", "if b handed over"),
-        ("a1 a2 b1 b2 c1 c2", "Who waits first"),
+        ("a1 b1 c1 a2 b2 c2", "if a handed over"),
+        ("a1 a2 b1 b2 c1 c2", "inside of deeper()"),
+        ("c1 a1 a2 b1 b2 c2", "Who does so first"),
         ("a1 b1", "each of the six words once"),
         (7, "each of the six words once"),
     ],
@@ -33,9 +34,11 @@ def test_a_wrong_order_is_answered(given, says: str) -> None:
 
 def test_the_order_that_is_printed_passes_in_a_notebook_too() -> None:
     async def in_a_cell() -> Verdict:
-        return check_order("a1 b1  b2 c1 a2 c2").verdict
+        return check_order("a1 a2  b1 c1 b2 c2").verdict
 
     assert asyncio.run(in_a_cell()) is Verdict.PASSED
+    for same in ("a1, a2, b1, c1, b2, c2", ("a1", "a2", "b1", "c1", "b2", "c2"), "A1 A2 B1 C1 B2 C2"):
+        assert check_order(same).verdict is Verdict.PASSED
 
 
 # Exercise 2
@@ -141,6 +144,61 @@ async def stops_after_the_first(engine, compute, woken):
     engine.finish_step(step := engine.begin_step(), await compute(step))
 
 
+async def does_not_hand_over_after_an_error(engine, compute, woken):
+    while True:
+        woken.clear()
+        step = engine.begin_step()
+        if isinstance(step, Idle):
+            await sleep_until_woken(engine, woken, step.wake_at)
+            continue
+        outcomes = RuntimeError("stopped")
+        try:
+            outcomes = await compute(step)
+        except Exception as error:
+            outcomes = error
+            continue
+        finally:
+            engine.finish_step(step, outcomes)
+        await asyncio.sleep(0)
+
+
+async def waits_before_it_finishes(engine, compute, woken):
+    while True:
+        woken.clear()
+        step = engine.begin_step()
+        if isinstance(step, Idle):
+            await sleep_until_woken(engine, woken, step.wake_at)
+            continue
+        try:
+            outcomes = await compute(step)
+        except Exception as error:
+            outcomes = error
+        except asyncio.CancelledError:
+            engine.finish_step(step, RuntimeError("stopped"))
+            raise
+        await asyncio.sleep(0)
+        engine.finish_step(step, outcomes)
+
+
+async def ends_everybody_for_one_error(engine, compute, woken):
+    while True:
+        woken.clear()
+        step = engine.begin_step()
+        if isinstance(step, Idle):
+            await sleep_until_woken(engine, woken, step.wake_at)
+            continue
+        outcomes = RuntimeError("stopped")
+        try:
+            outcomes = await compute(step)
+        except Exception as error:
+            outcomes = error
+        finally:
+            engine.finish_step(step, outcomes)
+        if isinstance(outcomes, Exception):
+            engine.close(str(outcomes))
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize(
     ("worker", "says"),
     [
@@ -153,6 +211,9 @@ async def stops_after_the_first(engine, compute, woken):
         (polls, "begin_step"),
         (sleeps_too_deep, "use step.wake_at"),
         (no_coroutine, "async def worker"),
+        (does_not_hand_over_after_an_error, "which raised"),
+        (waits_before_it_finishes, "Do not wait between"),
+        (ends_everybody_for_one_error, "whoever was not in it was told"),
         (stops_after_the_first, "has ended"),
     ],
     ids=lambda one: getattr(one, "__name__", ""),
@@ -202,7 +263,31 @@ async def hands_over_first(engine, compute, woken):
             engine.finish_step(step, error or computing.result())
 
 
-@pytest.mark.parametrize("worker", [queue_worker, with_except_and_raise, hands_over_first])
+async def waits_for_its_step(engine, compute, woken):
+    while True:
+        woken.clear()
+        step = engine.begin_step()
+        if isinstance(step, Idle):
+            await sleep_until_woken(engine, woken, step.wake_at)
+            continue
+        outcomes = RuntimeError("stopped")
+        computing = asyncio.ensure_future(compute(step))
+        try:
+            outcomes = await asyncio.shield(computing)
+        except asyncio.CancelledError:
+            await asyncio.wait([computing])
+            raise
+        except Exception as error:
+            outcomes = error
+        finally:
+            engine.finish_step(step, outcomes)
+        await asyncio.sleep(0.001)
+
+
+GOOD = [queue_worker, with_except_and_raise, hands_over_first, waits_for_its_step]
+
+
+@pytest.mark.parametrize("worker", GOOD)
 def test_good_neighbours_of_any_shape_pass(worker) -> None:
     result = check_worker(worker)
     assert result.verdict is Verdict.PASSED, result.seen

@@ -30,7 +30,7 @@ class TaskRecording:
     model: Spans = field(default_factory=list)
 
     def add(self, name: str, began: float) -> None:
-        if NAMED_BY_ASYNCIO.fullmatch(name) is None:
+        if not self.ended and NAMED_BY_ASYNCIO.fullmatch(name) is None:
             self.runs.setdefault(name, []).append((began, time.perf_counter()))
 
 
@@ -40,9 +40,14 @@ def record_tasks() -> Iterator[TaskRecording]:
     loop = asyncio.get_running_loop()
     recording = TaskRecording(time.perf_counter())
     factory = loop.get_task_factory()
+    before: Any = factory or (lambda loop, work, **more: asyncio.Task(work, loop=loop, **more))
 
-    def recorded(loop: asyncio.AbstractEventLoop, work: Any, **settings: Any) -> asyncio.Task[Any]:
-        return asyncio.Task(_recorded(work, recording), loop=loop, **settings)
+    def recorded(loop: asyncio.AbstractEventLoop, work: Any, **settings: Any) -> asyncio.Future[Any]:
+        if recording.ended or not asyncio.iscoroutine(work):
+            return before(loop, work, **settings)  # type: ignore[no-any-return]
+        task: asyncio.Future[Any] = before(loop, _recorded(work, recording), **settings)
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first turn, it never began
+        return task
 
     loop.set_task_factory(recorded)
     try:
@@ -50,8 +55,9 @@ def record_tasks() -> Iterator[TaskRecording]:
             yield recording
             recording.model = list(spans)
     finally:
-        loop.set_task_factory(factory)
         recording.ended = time.perf_counter()
+        if loop.get_task_factory() is recorded:  # not another that was set meanwhile
+            loop.set_task_factory(factory)
 
 
 async def _recorded(work: Coroutine[Any, Any, Any], recording: TaskRecording) -> Any:

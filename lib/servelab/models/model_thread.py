@@ -59,7 +59,7 @@ def _timed(function: Callable[..., Result], args: tuple[object, ...], kwargs: di
     try:
         return function(*args, **kwargs)
     finally:
-        for spans in _recordings:
+        for spans in tuple(_recordings):
             spans.append((began, time.perf_counter()))
 
 
@@ -71,7 +71,7 @@ def recorded() -> Iterator[Spans]:
     try:
         yield spans
     finally:
-        _recordings.remove(spans)
+        _recordings[:] = [one for one in _recordings if one is not spans]  # equal is not the same
 
 
 def call(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:

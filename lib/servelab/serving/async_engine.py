@@ -14,18 +14,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 from servelab.engine import Engine
 from servelab.model import Step
 from servelab.models import model_thread
 from servelab.queueing import QueueFull
 from servelab.request import FinishReason, InvalidRequest, Prompt, Request, SamplingParams
+from servelab.serving.loops import LoopEnded, Work, ask, on_loop
 from servelab.serving.waiting_time import WaitingTime
 from servelab.serving.worker import Outcomes, Worker, queue_worker
 from servelab.trace import SERVED
@@ -35,6 +36,7 @@ Result = TypeVar("Result")
 OnFinish = Callable[[Request, FinishReason], object]
 
 NOT_STARTED = "The queue worker is not started: await start_queue_worker() first."
+GONE = "The event loop of the queue worker has ended: await start_queue_worker() on this one."
 STOPPED = "The server is stopping or has stopped: start_queue_worker() lets it serve again."
 
 
@@ -115,6 +117,11 @@ class AsyncEngine:
         self._refusal = NOT_STARTED  # why nobody is accepted; empty while the worker serves
         self._died_of: BaseException | None = None
 
+    @property
+    def serves(self) -> bool:
+        """Whether a worker is there that accepts requests."""
+        return not self._refusal
+
     # -- serving -----------------------------------------------------------------------
 
     async def start_queue_worker(self) -> None:
@@ -123,7 +130,7 @@ class AsyncEngine:
         Raises RuntimeError when it runs on another loop, or is just being stopped.
         """
         loop = asyncio.get_running_loop()
-        if self._task is not None and not self._task.done() and not _is_over(self._loop):
+        if self._task is not None and not self._task.done() and not _closed(self._loop):
             if loop is not self._loop or self._refusal:
                 raise RuntimeError(
                     "The queue worker runs on another loop, or is stopping: await stop() first."
@@ -132,22 +139,28 @@ class AsyncEngine:
         self._loop, self._woken = loop, asyncio.Event()
         self.engine.close("its event loop was closed")  # what such a loop has left behind
         self._refusal, self._died_of = "", None
-        self._task = asyncio.create_task(self._serve(), name="queue worker")
+        self._task = asyncio.create_task(self._serve(self._woken), name="queue worker")
+        self._task.add_done_callback(self._look_whether_it_began)
 
     async def stop(self, deadline: float | None = None) -> None:
         """Refuse newcomers, let those who are here be served, and end the worker.
 
         deadline: seconds after which whoever is left is cancelled; None waits for all of them.
         """
-        await self._on_its_loop(lambda: self._stop(deadline))
+        if not _closed(self._loop):
+            await self._on_its_loop(lambda: self._stop(deadline))
 
     async def __aenter__(self) -> AsyncEngine:
         await self.start_queue_worker()
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        """Stop, and after an error at once."""
-        await self.stop(None if error is None else 0.0)
+        """Stop, and after an error, or when the waiting is cancelled, at once."""
+        try:
+            await self.stop(None if error is None else 0.0)
+        except asyncio.CancelledError:
+            await self.stop(0.0)
+            raise
 
     async def _stop(self, deadline: float | None) -> None:
         if self._task is None or self._task.done():
@@ -160,17 +173,27 @@ class AsyncEngine:
         self._task.cancel()
         await asyncio.wait([self._task])
 
-    async def _serve(self) -> None:
-        """The worker, and what is left to do when it ends: nobody may wait for what will not come."""
+    async def _serve(self, woken: asyncio.Event) -> None:
+        """The worker, and what is left to do when it ends: nobody may wait for what will not come.
+
+        woken: its own. One whose loop was closed ends when it is collected, and must not touch its successor.
+        """
         try:
-            await self._worker(self.engine, self._compute, self._woken)
+            await self._worker(self.engine, self._compute, woken)
             raise RuntimeError("it returned, though nobody had cancelled it")
         except BaseException as error:
-            if self._refusal != STOPPED:
+            if woken is self._woken and self._refusal != STOPPED:
                 self._note_death(error)
             if not isinstance(error, Exception):
                 raise
         finally:
+            if woken is self._woken:
+                self.engine.close("the queue worker has ended")
+
+    def _look_whether_it_began(self, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first turn runs nothing of its own, not even a `finally`."""
+        if task is self._task and not self._refusal:
+            self._note_death(asyncio.CancelledError("before its first turn"))
             self.engine.close("the queue worker has ended")
 
     def _note_death(self, error: BaseException) -> None:
@@ -181,14 +204,19 @@ class AsyncEngine:
 
     async def _compute(self, step: Step) -> Outcomes:
         self._waiting_time.step_began(step.started, len(self.engine.waiting) > 0)
-        if not self._offload:
-            return self.engine.run_model(step)
-        computing = model_thread.submit(self.engine.run_model, step)
         try:
-            return await asyncio.wrap_future(computing)
-        except asyncio.CancelledError:
-            wait([computing])  # a step cannot be cut off: only when it is over may its places be given back
-            raise
+            if not self._offload:
+                return self.engine.run_model(step)
+            computing = model_thread.submit(self.engine.run_model, step)
+            try:
+                return await asyncio.wrap_future(computing)
+            finally:
+                wait([computing])  # cancelled, a step goes on: only after it may its places be given back
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return RuntimeError(f"the model raised {error!r}")
 
     # -- asking ------------------------------------------------------------------------
 
@@ -202,7 +230,10 @@ class AsyncEngine:
     ) -> AsyncIterator[str]:
         """Ask, and yield the answer's text as it grows. A slow reader finds several tokens in one piece.
 
-        Closing the generator, or cancelling the task that reads it, ends the request as DISCONNECTED.
+        Closing the generator, or cancelling the task that waits for its next piece, ends the request as
+        DISCONNECTED. A generator that you keep in a variable is closed by `contextlib.aclosing`, or when it
+        is collected.
+
         on_finish: called once with request and reason, on the worker's loop, when the request has ended.
         about: `id`, `user`, `priority` and `max_queue_wait` of the request.
 
@@ -261,16 +292,23 @@ class AsyncEngine:
         reader.end()
         self._woken.set()  # a policy that waits for more may wait for nobody now
         self._waiting_time.place_came_free()
-        if on_finish is not None and request.finish_reason is not None:
-            on_finish(request, request.finish_reason)
+        try:
+            if on_finish is not None and request.finish_reason is not None:
+                on_finish(request, request.finish_reason)
+        except asyncio.CancelledError as error:  # of a future that it asked: nobody cancels the worker so
+            raise RuntimeError("on_finish raised CancelledError") from error
 
     def _disconnect(self, request: Request) -> None:
         """From any thread, and from a generator that is being closed: without awaiting anything."""
+
+        async def left() -> None:
+            self.engine.cancel(request, FinishReason.DISCONNECTED)
+
         if self._loop is _running_loop():
             self.engine.cancel(request, FinishReason.DISCONNECTED)
         elif self._loop is not None:
-            with suppress(RuntimeError):  # that loop is closed: its worker has ended every request
-                self._loop.call_soon_threadsafe(self.engine.cancel, request, FinishReason.DISCONNECTED)
+            with suppress(LoopEnded):  # then its worker has ended every request
+                ask(self._loop, left)  # as the submitting was asked, so that it comes after that
 
     async def _cancel(self, request_id: str) -> bool:
         return any(self.engine.cancel(one) for one in tuple(self._readers) if one.id == request_id)
@@ -284,21 +322,16 @@ class AsyncEngine:
         limits = self.engine.capacity, self.engine.max_queue_size
         return Load(len(self.engine.running), limits[0], len(waiting), limits[1], places)
 
-    async def _on_its_loop(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    async def _on_its_loop(self, work: Work[Result]) -> Result:
         """Await it on the worker's loop, whichever loop asks."""
-        loop = self._loop
-        if loop is None or loop is asyncio.get_running_loop():
+        if self._loop is None:
             return await work()
-        if _is_over(loop):
-            raise NotServing("The event loop of the queue worker has ended: start the worker on this one.")
-        there = asyncio.run_coroutine_threadsafe(work(), loop)
+        if not self._loop.is_running():
+            raise NotServing(GONE)
         try:
-            return await asyncio.wrap_future(there)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():  # it is this task that is cancelled
-                raise
-            raise NotServing("The event loop of the queue worker ended: start the worker again.") from None
+            return await on_loop(self._loop, work)
+        except LoopEnded:
+            raise NotServing(GONE) from None
 
 
 class _Reader:
@@ -338,5 +371,5 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _is_over(loop: asyncio.AbstractEventLoop | None) -> bool:
-    return loop is None or not loop.is_running()
+def _closed(loop: asyncio.AbstractEventLoop | None) -> bool:
+    return loop is not None and loop.is_closed()

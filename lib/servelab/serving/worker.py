@@ -41,6 +41,7 @@ async def queue_worker(engine: Engine, compute: Compute, woken: asyncio.Event) -
             outcomes = error
         finally:  # cancelled as well: whoever has begun a step finishes it, and gives places back
             engine.finish_step(step, outcomes)
+        del outcomes  # an error holds the frames of its step, and they its requests
         await asyncio.sleep(0)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
+import re
+from collections.abc import Callable, Container, Coroutine, Sequence
+from itertools import pairwise
 from threading import Thread
 from typing import Any
 
@@ -12,11 +15,11 @@ from servelab.engine import Engine, Idle
 from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone
 from servelab.model import Step
 from servelab.policies import Continuous, DynamicBatch, Policy
-from servelab.request import FinishReason, Request, SamplingParams
+from servelab.request import Request, SamplingParams
 from servelab.scripted import ScriptedModel
 from servelab.serving.async_engine import AsyncEngine, RequestFailed
 from servelab.serving.worker import Outcomes, Worker
-from servelab.trace import Finished, check_trace
+from servelab.trace import check_trace
 
 PATIENCE = 1.0  # seconds for what takes milliseconds
 TOKENS = 12
@@ -32,13 +35,15 @@ def check_order(order: str | None) -> str:
     if order is None:
         raise NotStarted("Write the six words in place of None, in the order in which they are printed.")
     right = _printed()
-    given = order.split() if isinstance(order, str) else []
+    given = re.findall(r"[abc][12]", str(order).lower())
     if sorted(given) != sorted(right):
-        raise NotYet(f"You wrote {order!r}: write each of the six words once, as in 'a1 b1 c1 a2 b2 c2'.")
+        raise NotYet(f"You wrote {order!r}: write each of the six words once, as in 'c1 c2 b1 b2 a1 a2'.")
     if given == ["a1", "b1", "c1", "a2", "b2", "c2"]:
-        raise NotYet("That would be right if b handed over between its words: does nothing() ever wait?")
+        raise NotYet("That would be right if a handed over between its words: does nothing() ever wait?")
+    if given == ["a1", "a2", "b1", "b2", "c1", "c2"]:
+        raise NotYet("That would be right if b went on at once: what happens inside of deeper()?")
     if given != right:
-        raise NotYet("Follow one coroutine until it waits; then the next one begins. Who waits first?")
+        raise NotYet("Follow one coroutine until it hands over; then the next one begins. Who does so first?")
     return f"It prints {' '.join(right)}: to await what never waits hands nothing over."
 
 
@@ -47,7 +52,7 @@ def _printed() -> list[str]:
 
     async def nothing() -> None: ...
 
-    async def hand_over() -> None:
+    async def deeper() -> None:
         await asyncio.sleep(0)
 
     async def speak(name: str, between: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -56,7 +61,7 @@ def _printed() -> list[str]:
         said.append(f"{name}2")
 
     async def all_three() -> None:
-        await asyncio.gather(speak("a", hand_over), speak("b", nothing), speak("c", hand_over))
+        await asyncio.gather(speak("a", nothing), speak("b", deeper), speak("c", deeper))
 
     thread = Thread(target=lambda: asyncio.run(all_three()))  # a notebook's own loop is running already
     thread.start()
@@ -90,8 +95,9 @@ class Served:
 
     def __init__(self, worker: Worker, policy: Policy | None = None) -> None:
         self.steps = self.looks = 0
-        self.raising: set[int] = set()  # steps whose computing raises
-        self.held: int | None = None  # the step that computes for ever
+        self.raising: Container[int] = ()  # numbers of steps whose computing raises
+        self.held: int | None = None  # the number of a step that is not over before `release`
+        self.release = asyncio.Event()
         engine = Engine(ScriptedModel.long_text(), policy or Continuous(2), max_queue_size=8)
         self.server = AsyncEngine(engine, worker=lambda *given: worker(given[0], self.compute, given[2]))
         self.engine = engine
@@ -104,14 +110,20 @@ class Served:
 
     async def compute(self, step: Step) -> Outcomes:
         self.steps += 1
+        if self.steps == self.held:
+            await self.release.wait()
         if self.steps in self.raising:
             raise RuntimeError(CAUSE)
-        if self.steps == self.held:
-            await asyncio.Event().wait()
         return self.engine.run_model(step)  # without a pause: handing over is the worker's affair
 
-    def ask(self, tokens: int | None = TOKENS) -> asyncio.Task[str]:
-        return asyncio.create_task(self.server.answer("Why?", SamplingParams(max_new_tokens=tokens)))
+    def ask(self) -> asyncio.Task[str]:
+        return asyncio.create_task(self.server.answer("Why?", SamplingParams(max_new_tokens=TOKENS)))
+
+    def start(self, worker: Worker) -> asyncio.Task[None]:
+        """The worker alone, with two requests that wait."""
+        for number in range(2):
+            self.engine.submit(Request(f"Why {number}?", SamplingParams(max_new_tokens=TOKENS)))
+        return asyncio.create_task(worker(self.engine, self.compute, asyncio.Event()))
 
 
 async def _in_time(work: asyncio.Future[Any], what: str) -> Any:
@@ -159,60 +171,79 @@ async def _either(task: asyncio.Task[Any]) -> Any:
 
 async def _hands_over(worker: Worker) -> str:
     await _serves(worker)
-    served = Served(worker)
-    await served.server.start_queue_worker()
-    asking, turns = served.ask(), []
-    while not asking.done():
-        turns.append(served.steps)
-        await asyncio.sleep(0)
-    alone = max(after - before for before, after in zip([0, *turns], [*turns, served.steps], strict=True))
-    if alone <= 1:
-        return ""
-    return (
-        f"It computed {alone} steps, one after the other, and no other task of the loop ran in between: hand "
-        "over after each."
-    )
+    for raising in ((), range(99)):  # after a step that raises as well
+        served = Served(worker, Continuous(1))
+        served.raising = raising
+        await served.server.start_queue_worker()
+        asking, turns = [served.ask() for _ in range(4)], [0]
+        while not all(one.done() for one in asking) and served.server.serves:
+            await asyncio.sleep(0)
+            turns.append(served.steps)
+        await asyncio.wait(asking)
+        alone = max(after - before for before, after in pairwise(turns))
+        if alone > 1:
+            return (
+                f"It computed {alone} steps{', which raised' if raising else ''}, one after the other, and "
+                "no other task of the loop ran in between: hand over after each."
+            )
+    return ""
 
 
 async def _outlives_an_error(worker: Worker) -> str:
-    served = Served(worker)
+    served = Served(worker, Continuous(1))
     served.raising = {2}
     await served.server.start_queue_worker()
-    first = await _in_time(
-        _quietly(served.ask()), "A step raised, and whoever was in it got no answer and no error."
-    )
+    asking = [_quietly(served.ask()) for _ in range(2)]
+    first = await _in_time(asking[0], "A step raised, and whoever was in it got no answer and no error.")
     if not isinstance(first, RequestFailed) or CAUSE not in str(first):
         return (
             f"A step raised {CAUSE!r}, and whoever was in it was not told: give the error to finish_step()."
         )
-    second = await _in_time(_quietly(served.ask()), "A step raised, and the next request got no answer.")
+    second = await _in_time(asking[1], "A step raised, and whoever waited meanwhile got no answer.")
     if isinstance(second, Exception):
-        return f"A step raised, and the next request was told: {second}"
+        return f"A step raised, and whoever was not in it was told: {second}"
     return ""
 
 
 async def _cleans_up(worker: Worker) -> str:
     served = Served(worker)
     served.held = 3
-    engine = served.engine
-    for number in range(2):
-        engine.submit(Request(f"Why {number}?", SamplingParams(max_new_tokens=TOKENS)))
-    working = asyncio.create_task(worker(engine, served.compute, asyncio.Event()))
-    for _ in range(200):
-        await asyncio.sleep(0)
+    working = served.start(worker)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            while served.steps < served.held:
+                await asyncio.sleep(0.001)
     if served.steps != served.held:
-        raise NotYet("Two requests wait, and a third step did not begin.")
+        raise NotYet(f"Two requests are there, and after {served.steps} steps no other began.")
     working.cancel()
+    asyncio.get_running_loop().call_later(0.05, served.release.set)  # the step is over a little later
     await _in_time(_quietly(working), "It was cancelled, and goes on: let CancelledError out.")
     if not working.cancelled():
         return "It was cancelled, and ended as if it had not been: let CancelledError out, after cleaning up."
-    if engine.running:
+    if served.engine.running:
         return (
-            f"It was cancelled in the middle of a step, and {len(engine.running)} requests still run: "
+            f"It was cancelled in the middle of a step, and {len(served.engine.running)} requests still run: "
             "whoever begins a step finishes it, whatever happens. Which statement runs in every case?"
         )
-    if [end.reason for end in engine.trace.of_kind(Finished)] != [FinishReason.FAILED] * 2:
-        return "It was cancelled in the middle of a step, and its requests did not end with an error."
+    return await _cleans_up_anywhere(worker)
+
+
+async def _cleans_up_anywhere(worker: Worker) -> str:
+    """Cancelled at its first turn, its second, and so on: at each place where it waits."""
+    for turns in range(1, 2 * TOKENS):
+        served = Served(worker)
+        working = served.start(worker)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        working.cancel()
+        await _in_time(_quietly(working), "It was cancelled, and goes on: let CancelledError out.")
+        try:
+            served.engine.begin_step()
+        except RuntimeError:
+            return (
+                "It was cancelled after `compute` and before `finish_step`: then the step is never finished. "
+                "Do not wait between the two."
+            )
     return ""
 
 

@@ -19,6 +19,7 @@ FAINT = "#666666"
 WAITING = "#CC79A7"
 REFUSED = "#B00020"
 PAPER = "white"
+STEP = "#DDDDDD"  # behind what happens beside it
 
 WIDTH = 8.0  # inches
 LETTERS = 10.5  # points: 12.8 px when a figure of this width is shown 700 px wide

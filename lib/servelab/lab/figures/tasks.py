@@ -16,13 +16,16 @@ from servelab.models.model_thread import Spans
 
 BAR, ROW = 0.24, 0.38  # inches
 LEAST = 0.025  # inches of a bar, so that it is seen
+Heartbeat = tuple[Sequence[float], float, float]
+"""When each tick came; and when a step beside it began and ended. Seconds of any clock."""
+
 WORKER, MODEL = "queue worker", "model thread"
 
 
 def task_timeline(
     recording: TaskRecording, *, says: str, start: float = 0.0, stop: float | None = None
 ) -> Drawing:
-    """A row for each task: a bar where it runs, a thin line where it awaits; below, the model thread.
+    """A row for each task: a bar where it runs, a thin line where it waits; below, the model thread.
 
     start, stop: which seconds of the recording to draw.
     """
@@ -39,8 +42,10 @@ def task_timeline(
                 first, last = spans[0][0] - recording.began, spans[-1][1] - recording.began
                 axes.plot([max(first, start), min(last, stop)], [place, place], color=colour, linewidth=0.9)
             wide = [(began, max(ended - began, LEAST * inch)) for began, ended in shown]
-            axes.broken_barh(wide, (place - BAR / ROW / 2, BAR / ROW), facecolors=colour, zorder=2)
-        legend = "bar: runs, and nobody else on this loop does   ·   line: awaits"
+            edge = "white" if name == MODEL else colour  # so that its steps are told apart
+            height = (place - BAR / ROW / 2, BAR / ROW)
+            axes.broken_barh(wide, height, facecolors=colour, edgecolors=edge, linewidth=0.5, zorder=2)
+        legend = "bar: runs, and nobody else on this loop does   ·   line: waits"
         axes.set_xlabel(f"seconds   ·   {legend}\nmeasured on {this_machine()}")
         title(figure, axes, says)
     return Drawing(figure, _task_words(recording, says))
@@ -51,33 +56,34 @@ def _shown(spans: Spans, zero: float, start: float, stop: float) -> Spans:
     return [(max(began, start), min(ended, stop)) for began, ended in moved if ended > start and began < stop]
 
 
-def heartbeats(ticks: Mapping[str, Sequence[float]], *, every: float, says: str) -> Drawing:
-    """A row for each heartbeat: a mark for each tick, on one time scale, and its longest gap in numbers.
+def heartbeats(beats: Mapping[str, Heartbeat], *, every: float, says: str) -> Drawing:
+    """A row for each heartbeat: a mark for each tick, the step beside it shaded, its longest gap in numbers.
 
-    ticks: when each came, in seconds of any clock. every: seconds that should lie between two.
+    All begin at 0, on one time scale. every: seconds that should lie between two ticks.
     """
-    longest = {
-        name: max(after - before for before, after in pairwise(times)) for name, times in ticks.items()
-    }
-    span = max(times[-1] - times[0] for times in ticks.values())
+    longest = {name: max(after - before for before, after in pairwise(one[0])) for name, one in beats.items()}
+    span = max(ticks[-1] - ticks[0] for ticks, _, _ in beats.values())
+    notes = {name: f"longest gap {1000 * gap:,.0f} ms" for name, gap in longest.items()}
     with course_style():
-        notes = {name: f"longest gap {1000 * gap:,.0f} ms" for name, gap in longest.items()}
-        figure, axes, _ = _rows(
-            list(ticks), (0.0, span), says, right=max(map(text_width, notes.values())) + 0.3
-        )
-        for place, (name, times) in enumerate(ticks.items()):
+        figure, axes, _ = _rows(list(beats), (0.0, span), says, max(map(text_width, notes.values())) + 0.3)
+        for place, (name, (ticks, began, ended)) in enumerate(beats.items()):
             colour = palette.USER_COLOURS[place]
-            moved = [time - times[0] for time in times]
-            axes.vlines(moved, place - 0.34, place + 0.34, color=colour, linewidth=1.6)
+            axes.broken_barh([(began - ticks[0], ended - began)], (place - 0.4, 0.8), color=palette.STEP)
+            moved = [tick - ticks[0] for tick in ticks]
+            axes.vlines(moved, place - 0.3, place + 0.3, color=colour, linewidth=1.6)
             axes.text(
                 1.01, place, notes[name], transform=axes.get_yaxis_transform(), va="center", color=colour
             )
         axes.set_xlabel(
-            f"seconds   ·   a mark: a tick, due {1000 * every:.0f} ms after the one before\n"
+            f"seconds   ·   a mark: a tick, due {1000 * every:.0f} ms after the last   ·   grey: the step\n"
             f"measured on {this_machine()}"
         )
         title(figure, axes, says)
-    counts = "; ".join(f"{name}: {len(times)} ticks, {notes[name]}" for name, times in ticks.items())
+    counts = "; ".join(
+        f"{name}: a step of {ended - began:.2f} s, {sum(began < tick < ended for tick in ticks)} ticks "
+        f"meanwhile, {notes[name]}"
+        for name, (ticks, began, ended) in beats.items()
+    )
     return Drawing(figure, f"{says} Heartbeats over {span:.2f} seconds (measured): {counts}.")
 
 

@@ -1,0 +1,194 @@
+"""Other threads ask, and loops end: faults that a hunt found in the first version, one test for each."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from concurrent.futures import Future
+
+import pytest
+from serving.serving_world import GatedModel, all_places_work, on_a_loop, said, server, settled, tokens, until
+
+from servelab import InvalidRequest, Request, Sequential
+from servelab.serving import AsyncEngine, NotServing, RequestFailed
+
+
+@on_a_loop
+async def test_who_leaves_while_the_loop_is_too_busy_to_take_the_request_leaves_no_request_behind() -> None:
+    """Submitting and leaving wait in the same line, and arrive in this order."""
+    async with server(GatedModel(open=True), Sequential()) as serving:
+        gone = threading.Event()
+
+        async def asks_and_leaves() -> None:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(serving.answer("ann", tokens(None)), 0.05)
+            gone.set()
+
+        elsewhere = threading.Thread(target=lambda: asyncio.run(asks_and_leaves()))
+        elsewhere.start()
+        gone.wait()  # the loop is blocked all this time
+        await asyncio.to_thread(elsewhere.join)
+        await asyncio.sleep(0.02)
+        assert not serving._readers
+        await all_places_work(serving)
+    settled(serving)
+
+
+def test_a_reader_elsewhere_is_told_when_the_loop_is_closed_without_a_word() -> None:
+    serving = server(GatedModel(open=True))
+    loop = asyncio.new_event_loop()
+    serves = threading.Thread(target=loop.run_forever)
+    serves.start()
+    asyncio.run_coroutine_threadsafe(serving.start_queue_worker(), loop).result()
+    ends: list[BaseException] = []
+
+    async def asks() -> None:
+        await serving.answer("ann", tokens(1))
+        await asyncio.gather(*(serving.answer("ann", tokens(None)) for _ in range(200)))
+
+    def ask() -> None:
+        try:
+            asyncio.run(asks())
+        except (NotServing, RequestFailed) as told:
+            ends.append(told)
+
+    elsewhere = threading.Thread(target=ask)
+    model = serving.engine.model
+    assert isinstance(model, GatedModel)
+    elsewhere.start()
+    while model.begun < 3:
+        pass
+    loop.call_soon_threadsafe(loop.stop)
+    serves.join()
+    loop.close()
+    elsewhere.join(timeout=20)
+    assert not elsewhere.is_alive()
+    assert ends or model.begun  # told, or answered to the end before
+
+
+def test_an_old_worker_that_is_collected_does_not_touch_its_successor() -> None:
+    serving = server(GatedModel(open=True))
+
+    async def first() -> None:
+        await serving.start_queue_worker()
+        await serving.answer("ann", tokens(1))
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(first())
+    loop.close()  # with its worker still in it
+
+    async def second() -> None:
+        await serving.start_queue_worker()
+        assert await serving.answer("bob", tokens(2)) == said("bob", 2)
+        gc.collect()
+        assert await serving.answer("eve", tokens(2)) == said("eve", 2)
+        await serving.stop()
+
+    asyncio.run(second())
+    settled(serving)
+
+
+@on_a_loop
+async def test_a_worker_that_is_cancelled_before_its_first_turn_refuses() -> None:
+    serving = server(GatedModel(open=True))
+    await serving.start_queue_worker()
+    assert serving._task is not None
+    serving._task.cancel()
+    with pytest.raises(RequestFailed, match="the queue worker has ended"):
+        await serving.answer("ann", tokens(1))  # it came before anybody knew
+    with pytest.raises(NotServing, match="before its first turn"):
+        await serving.answer("ann", tokens(1))
+    settled(serving)
+
+
+@on_a_loop
+async def test_a_callback_or_a_step_that_raises_cancelled_error_cancels_nobody() -> None:
+    never: Future[None] = Future()
+    never.cancel()
+
+    for offload in (True, False):
+        model = GatedModel(open=True)
+        async with server(model, offload=offload) as serving:
+            for _ in range(2):
+                assert await serving.answer("ann", tokens(2), on_finish=lambda *_: never.result()) == said(
+                    "ann", 2
+                )
+            model.fail.append(asyncio.CancelledError())
+            with pytest.raises(RequestFailed, match="the model raised CancelledError"):
+                await serving.answer("bob", tokens(2))
+            assert await serving.answer("eve", tokens(2)) == said("eve", 2)
+        settled(serving)
+
+
+@on_a_loop
+async def test_an_id_that_is_no_text_is_refused_in_a_sentence() -> None:
+    async with server(GatedModel(open=True)) as serving:
+        with pytest.raises(InvalidRequest, match="both are texts"):
+            await serving.answer("ann", tokens(1), id=[1])  # type: ignore[arg-type]
+    settled(serving)
+
+
+def test_to_stop_what_ended_with_its_loop_is_nothing() -> None:
+    serving = server(GatedModel(open=True))
+    asyncio.run(serving.start_queue_worker())
+    asyncio.run(serving.stop())
+
+
+@on_a_loop
+async def test_a_stop_that_is_cancelled_ends_everybody_at_once() -> None:
+    """A cell that is interrupted a second time."""
+    model = GatedModel()
+    serving = server(model)
+    asking: list[asyncio.Task[str]] = []
+
+    async def cell() -> None:
+        async with serving:
+            asking.append(asyncio.create_task(serving.answer("ann", tokens(None))))
+            await until(lambda: model.begun)
+
+    running = asyncio.create_task(cell())
+    await until(lambda: serving._refusal.startswith("The server is stopping"))
+    threading.Timer(0.1, model.let).start()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    with pytest.raises(RequestFailed):
+        await asking[0]
+    settled(serving)
+
+
+@on_a_loop
+async def test_an_idle_worker_holds_nothing_of_its_last_step() -> None:
+    """An error holds its traceback, that its frames, and those the requests."""
+    model = GatedModel(open=True)
+    async with server(model) as serving:
+        model.fail.append(ValueError("bad luck"))
+        with pytest.raises(RequestFailed):
+            await serving.answer("a name that is found again", tokens(2))
+
+        def held() -> list[Request]:
+            gc.collect()
+            found = [one for one in gc.get_objects() if isinstance(one, Request)]
+            return [one for one in found if one.prompt == "a name that is found again"]
+
+        await until(lambda: not held())
+
+
+def test_the_worker_of_one_engine_does_not_wait_for_another_engines_loop() -> None:
+    """Two servers on two loops share the model thread, and nothing else."""
+
+    async def serve(name: str) -> str:
+        async with AsyncEngine(server(GatedModel(open=True)).engine) as serving:
+            return await serving.answer(name, tokens(5))
+
+    answers: dict[str, str] = {}
+    threads = [
+        threading.Thread(target=lambda name=name: answers.update({name: asyncio.run(serve(name))}))
+        for name in ("ann", "bob")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {name: said(name, 5) for name in ("ann", "bob")}
