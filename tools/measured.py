@@ -70,7 +70,7 @@ ROWS = [
         "µs",
     ),
     (
-        "tokens a second lost by serving through asyncio, SmolLM2, 1, 8, 32, 256 tasks",
+        "tokens a second lost by serving through asyncio, 1, 8, 32, 256 tasks (rounds differ by some 5 %)",
         "asyncio",
         [f"SmolLM2, {tasks} tasks" for tasks in (1, 8, 32, 256)],
         "%",

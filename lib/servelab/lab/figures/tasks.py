@@ -25,7 +25,7 @@ WORKER, MODEL = "queue worker", "model thread"
 def task_timeline(
     recording: TaskRecording, *, says: str, start: float = 0.0, stop: float | None = None
 ) -> Drawing:
-    """A row for each task: a bar where it runs, a thin line where it waits; below, the model thread.
+    """A row for each task: a bar where it has the loop, a thin line where it waits; below, the model thread.
 
     start, stop: which seconds of the recording to draw.
     """
@@ -45,7 +45,7 @@ def task_timeline(
             edge = "white" if name == MODEL else colour  # so that its steps are told apart
             height = (place - BAR / ROW / 2, BAR / ROW)
             axes.broken_barh(wide, height, facecolors=colour, edgecolors=edge, linewidth=0.5, zorder=2)
-        legend = "bar: runs, and nobody else on this loop does   ·   line: waits"
+        legend = "bar: has the loop, and nobody else does   ·   line: waits"
         axes.set_xlabel(f"seconds   ·   {legend}\nmeasured on {this_machine()}")
         title(figure, axes, says)
     return Drawing(figure, _task_words(recording, says))
