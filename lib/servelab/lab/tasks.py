@@ -17,7 +17,7 @@ from typing import Any
 from servelab.models import model_thread
 from servelab.models.model_thread import Spans
 
-NAMED_BY_ASYNCIO = re.compile(r"Task-\d+")
+NAMED_BY_ASYNCIO = re.compile(r"Task-\d+|None")  # None: of a task with a factory, in Python 3.13
 
 
 @dataclass

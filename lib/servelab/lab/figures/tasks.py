@@ -45,7 +45,7 @@ def task_timeline(
             edge = "white" if name == MODEL else colour  # so that its steps are told apart
             height = (place - BAR / ROW / 2, BAR / ROW)
             axes.broken_barh(wide, height, facecolors=colour, edgecolors=edge, linewidth=0.5, zorder=2)
-        legend = "bar: has the loop, and nobody else does   ·   line: waits"
+        legend = "bar: has the loop, alone (last row: computes)   ·   line: waits"
         axes.set_xlabel(f"seconds   ·   {legend}\nmeasured on {this_machine()}")
         title(figure, axes, says)
     return Drawing(figure, _task_words(recording, says))
