@@ -14,7 +14,7 @@ from servelab import AsyncEngine, Continuous, Engine, Policy, SamplingParams, Sc
 from servelab.model import Chunk, Outcome
 from servelab.trace import check_trace
 
-PATIENCE = 20  # seconds; only a hanging test takes as long
+PATIENCE = 60  # seconds; only a hanging test takes as long
 
 
 class GatedModel(ScriptedModel):
