@@ -5,7 +5,7 @@
     client_disconnected_while_streaming     DISCONNECTED with at least one
     unknown_error_occurred                  FAILED, TIMED_OUT, CANCELLED; `Request.cause` says more
 
-Source: riversun/ChatStream, README of 2023, values of `message` in its callback. A refused request has no end
+Source: riversun/ChatStream, documentation of its callback, values of `message`. A refused request has no end
 there and none here.
 """
 

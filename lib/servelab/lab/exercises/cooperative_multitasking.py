@@ -94,6 +94,7 @@ class Served:
     """A learner's worker with an engine to serve; counts what is asked of it."""
 
     def __init__(self, worker: Worker, policy: Policy | None = None) -> None:
+        self.worker = worker
         self.steps = self.looks = 0
         self.raising: Container[int] = ()  # numbers of steps whose computing raises
         self.held: int | None = None  # the number of a step that is not over before `release`
@@ -119,19 +120,19 @@ class Served:
     def ask(self) -> asyncio.Task[str]:
         return asyncio.create_task(self.server.answer("Why?", SamplingParams(max_new_tokens=TOKENS)))
 
-    def start(self, worker: Worker) -> asyncio.Task[None]:
+    def start(self) -> asyncio.Task[None]:
         """The worker alone, with two requests that wait."""
         for number in range(2):
             self.engine.submit(Request(f"Why {number}?", SamplingParams(max_new_tokens=TOKENS)))
-        return asyncio.create_task(worker(self.engine, self.compute, asyncio.Event()))
+        return asyncio.create_task(self.worker(self.engine, self.compute, asyncio.Event()))
 
 
-async def _in_time(work: asyncio.Future[Any], what: str) -> Any:
-    """Its result, or NotYet."""
-    done, _ = await asyncio.wait([work], timeout=PATIENCE)
+async def _end_of(task: asyncio.Task[Any], what: str) -> Any:
+    """What a task gives, or the error it raises, or None if it was cancelled; NotYet if it goes on."""
+    done, _ = await asyncio.wait([task], timeout=PATIENCE)
     if not done:
         raise NotYet(what)
-    return work.result()
+    return None if task.cancelled() else task.exception() or task.result()
 
 
 async def _serves(worker: Worker) -> None:
@@ -139,7 +140,7 @@ async def _serves(worker: Worker) -> None:
     served = Served(worker)
     await served.server.start_queue_worker()
     for _ in range(2):
-        text = await _in_time(_quietly(served.ask()), "Somebody asked, and got no answer.")
+        text = await _end_of(served.ask(), "Somebody asked, and got no answer.")
         if isinstance(text, RequestFailed):
             raise NotYet(f"Somebody asked, and was told: {text}")
         before = served.looks
@@ -152,21 +153,7 @@ async def _serves(worker: Worker) -> None:
     check_trace(served.engine.trace)
     waits = Served(worker, DynamicBatch(4, max_wait_time=0.05))
     await waits.server.start_queue_worker()
-    await _in_time(
-        _quietly(waits.ask()), "The policy asked to be woken at a time, and was not: use step.wake_at."
-    )
-
-
-def _quietly(task: asyncio.Task[Any]) -> asyncio.Future[Any]:
-    """What it gives, or the error it raises, as a result."""
-    return asyncio.ensure_future(_either(task))
-
-
-async def _either(task: asyncio.Task[Any]) -> Any:
-    try:
-        return await task
-    except (Exception, asyncio.CancelledError) as error:
-        return error
+    await _end_of(waits.ask(), "The policy asked to be woken at a time, and was not: use step.wake_at.")
 
 
 async def _hands_over(worker: Worker) -> str:
@@ -193,13 +180,13 @@ async def _outlives_an_error(worker: Worker) -> str:
     served = Served(worker, Continuous(1))
     served.raising = {2}
     await served.server.start_queue_worker()
-    asking = [_quietly(served.ask()) for _ in range(2)]
-    first = await _in_time(asking[0], "A step raised, and whoever was in it got no answer and no error.")
+    asking = [served.ask() for _ in range(2)]
+    first = await _end_of(asking[0], "A step raised, and whoever was in it got no answer and no error.")
     if not isinstance(first, RequestFailed) or CAUSE not in str(first):
         return (
             f"A step raised {CAUSE!r}, and whoever was in it was not told: give the error to finish_step()."
         )
-    second = await _in_time(asking[1], "A step raised, and whoever waited meanwhile got no answer.")
+    second = await _end_of(asking[1], "A step raised, and whoever waited meanwhile got no answer.")
     if isinstance(second, Exception):
         return f"A step raised, and whoever was not in it was told: {second}"
     return ""
@@ -208,7 +195,7 @@ async def _outlives_an_error(worker: Worker) -> str:
 async def _cleans_up(worker: Worker) -> str:
     served = Served(worker)
     served.held = 3
-    working = served.start(worker)
+    working = served.start()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
             while served.steps < served.held:
@@ -217,7 +204,7 @@ async def _cleans_up(worker: Worker) -> str:
         raise NotYet(f"Two requests are there, and after {served.steps} steps no other began.")
     working.cancel()
     asyncio.get_running_loop().call_later(0.05, served.release.set)  # the step is over a little later
-    await _in_time(_quietly(working), "It was cancelled, and goes on: let CancelledError out.")
+    await _end_of(working, "It was cancelled, and goes on: let CancelledError out.")
     if not working.cancelled():
         return "It was cancelled, and ended as if it had not been: let CancelledError out, after cleaning up."
     if served.engine.running:
@@ -232,11 +219,11 @@ async def _cleans_up_anywhere(worker: Worker) -> str:
     """Cancelled at its first turn, its second, and so on: at each place where it waits."""
     for turns in range(1, 2 * TOKENS):
         served = Served(worker)
-        working = served.start(worker)
+        working = served.start()
         for _ in range(turns):
             await asyncio.sleep(0)
         working.cancel()
-        await _in_time(_quietly(working), "It was cancelled, and goes on: let CancelledError out.")
+        await _end_of(working, "It was cancelled, and goes on: let CancelledError out.")
         try:
             served.engine.begin_step()
         except RuntimeError:
