@@ -295,6 +295,16 @@ def wait_until_idle_again(page: Any, lab: Lab, lesson: str = LESSON) -> None:
     wait_until_idle(page, RUN_ALL)
 
 
+def opened_and_run(lab: Lab, browser: Any, lesson: str) -> Any:
+    """A lesson all of whose cells have run without an error."""
+    page = opened(lab, browser, lesson)
+    wait_until_idle(page, START)
+    choose_from_run_menu(page, "Run All Cells")
+    wait_until_idle_again(page, lab, lesson)
+    assert errors(page) == []
+    return page
+
+
 def move_a_slider(page: Any, place: int) -> None:
     """And wait until its cell has drawn another picture."""
     from playwright.sync_api import expect
@@ -359,11 +369,7 @@ def test_the_lesson_on_races_runs_and_a_race_is_written_down(lab: Lab, browser: 
     """Threads, tracing and a process of its own for each exercise, in a kernel of a real JupyterLab."""
     from playwright.sync_api import expect
 
-    page = opened(lab, browser, RACES)
-    wait_until_idle(page, START)
-    choose_from_run_menu(page, "Run All Cells")
-    wait_until_idle_again(page, lab, RACES)
-    assert errors(page) == []
+    page = opened_and_run(lab, browser, RACES)
     move_a_slider(page, place_of(lab, "lab.knobs(", lesson=RACES))
     words = page.locator(".jp-OutputArea-output img").evaluate_all("(all) => all.map((one) => one.alt)")
     assert len(words) >= 2
@@ -380,11 +386,7 @@ def test_the_lesson_on_tasks_streams_three_users_and_a_worker_is_kept(lab: Lab, 
     """Its cells await on the loop that serves the notebook, and so does the worker that a learner mends."""
     from playwright.sync_api import expect
 
-    page = opened(lab, browser, TASKS)
-    wait_until_idle(page, START)
-    choose_from_run_menu(page, "Run All Cells")
-    wait_until_idle_again(page, lab, TASKS)
-    assert errors(page) == []
+    page = opened_and_run(lab, browser, TASKS)
     streams = output_at(page, place_of(lab, "max_concurrency=3", lesson=TASKS))
     for user in ("ann", "bob", "eve"):
         expect(streams).to_contain_text(f"{user} ended: ")
@@ -421,11 +423,7 @@ def test_the_lesson_on_batching_runs_and_a_batching_plan_is_scored(lab: Lab, bro
     """The measured figures, the sliders, an exercise that is solved, and the challenge with that solution."""
     from playwright.sync_api import expect
 
-    page = opened(lab, browser, BATCHES)
-    wait_until_idle(page, START)
-    choose_from_run_menu(page, "Run All Cells")
-    wait_until_idle_again(page, lab, BATCHES)
-    assert errors(page) == []
+    page = opened_and_run(lab, browser, BATCHES)
     move_a_slider(page, place_of(lab, "lab.knobs(", lesson=BATCHES))
     place = place_of(lab, "\nexercises.check_batching_plan(", lesson=BATCHES)
     stub = "".join(cells(lab, BATCHES)[place]["source"])

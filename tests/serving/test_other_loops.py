@@ -6,33 +6,31 @@ import asyncio
 import gc
 import threading
 import time
-from concurrent.futures import Future
+from contextlib import suppress
 
 import pytest
-from serving.serving_world import GatedModel, all_places_work, on_a_loop, said, server, settled, tokens, until
+from serving.serving_world import GatedModel, on_a_loop, said, server, settled, tokens, until
 
-from servelab import InvalidRequest, Request, Sequential
+from servelab import Continuous, InvalidRequest, QueueFull, Request, ScriptedModel
 from servelab.serving import AsyncEngine, NotServing, RequestFailed
 
 
 @on_a_loop
 async def test_who_leaves_while_the_loop_is_too_busy_to_take_the_request_leaves_no_request_behind() -> None:
-    """Submitting and leaving wait in the same line, and arrive in this order."""
-    async with server(GatedModel(open=True), Sequential()) as serving:
-        gone = threading.Event()
+    """Submitting and leaving are asked for in the same way, and so are carried out in this order."""
+    slow = ScriptedModel.long_text(time_per_token=0.03)
+    async with server(slow, Continuous(4), offload=False) as serving:  # each step blocks the loop
+        stays = asyncio.create_task(serving.answer("bob", tokens(None)))
 
         async def asks_and_leaves() -> None:
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(serving.answer("ann", tokens(None)), 0.05)
-            gone.set()
+            for _ in range(20):
+                with suppress(TimeoutError, QueueFull):
+                    await asyncio.wait_for(serving.answer("ann", tokens(None)), 0.02)
 
-        elsewhere = threading.Thread(target=lambda: asyncio.run(asks_and_leaves()))
-        elsewhere.start()
-        gone.wait()  # the loop is blocked all this time
-        await asyncio.to_thread(elsewhere.join)
-        await asyncio.sleep(0.02)
-        assert not serving._readers
-        await all_places_work(serving)
+        await asyncio.to_thread(lambda: asyncio.run(asks_and_leaves()))
+        await until(lambda: len(serving._readers) == 1)
+        stays.cancel()
+        await until(lambda: not serving._readers)
     settled(serving)
 
 
@@ -65,10 +63,12 @@ def test_a_reader_elsewhere_is_told_when_the_loop_is_closed_without_a_word() -> 
 
 
 def test_an_old_worker_that_is_collected_does_not_touch_its_successor() -> None:
-    serving = server(GatedModel(open=True))
+    model = GatedModel()
+    serving = server(model)
 
     async def first() -> None:
         await serving.start_queue_worker()
+        model.let()
         await serving.answer("ann", tokens(1))
 
     loop = asyncio.new_event_loop()
@@ -77,9 +77,11 @@ def test_an_old_worker_that_is_collected_does_not_touch_its_successor() -> None:
 
     async def second() -> None:
         await serving.start_queue_worker()
-        assert await serving.answer("bob", tokens(2)) == said("bob", 2)
-        gc.collect()
-        assert await serving.answer("eve", tokens(2)) == said("eve", 2)
+        asking = asyncio.create_task(serving.answer("bob", tokens(2)))
+        await until(lambda: model.begun == 2)
+        gc.collect()  # in the middle of a step
+        model.let(10)
+        assert await asking == said("bob", 2)
         await serving.stop()
 
     asyncio.run(second())
@@ -101,7 +103,7 @@ async def test_a_worker_that_is_cancelled_before_its_first_turn_refuses() -> Non
 
 @on_a_loop
 async def test_a_callback_or_a_step_that_raises_cancelled_error_cancels_nobody() -> None:
-    never: Future[None] = Future()
+    never = asyncio.get_running_loop().create_future()
     never.cancel()
 
     for offload in (True, False):
