@@ -30,6 +30,7 @@ from servelab import (
     run,
 )
 from servelab.model import Chunk, Outcome
+from servelab.models.kv.blocks import Blocks
 from servelab.scripted import ScriptedModel
 
 CONTEXT_LENGTH = 40
@@ -37,7 +38,7 @@ CONTEXT_LENGTH = 40
 
 def numbered_answer(prompt: str, _: int) -> str:
     """Words that are all different, so that a lost, doubled or swapped token is seen."""
-    name = prompt.split()[0]
+    name = prompt.split()[-1]
     return " ".join(f"{name}-{number}" for number in range(CONTEXT_LENGTH))
 
 
@@ -48,9 +49,13 @@ class FailingModel(ScriptedModel):
     """
 
     def __init__(
-        self, raising_steps: frozenset[int], failing: frozenset[str], during: Callable[[int], None]
+        self,
+        raising_steps: frozenset[int],
+        failing: frozenset[str],
+        during: Callable[[int], None],
+        memory: Blocks | None = None,
     ) -> None:
-        super().__init__(numbered_answer, context_length=CONTEXT_LENGTH, slots=16)
+        super().__init__(numbered_answer, context_length=CONTEXT_LENGTH, slots=16, memory=memory)
         self._raising_steps, self._failing, self._during = raising_steps, failing, during
         self._steps = 0
 
@@ -82,10 +87,30 @@ class RandomPlans:
         admit = some[: self.capacity - len(view.running)]
         there = [*view.running, *admit]
         if not there or self._random.random() < 0.1:
-            return StepPlan(admit, wake_at=view.now + self._random.uniform(0.001, 0.2))
+            return StepPlan(
+                admit if view.fits({}, admit) else (), wake_at=view.now + self._random.uniform(0.001, 0.2)
+            )
         chosen = self._random.sample(there, self._random.randint(1, len(there)))
-        tokens = {request: self._random.randint(1, request.uncomputed) for request in chosen}
+        tokens = {request: self._random.randint(1, view.uncomputed(request)) for request in chosen}
+        if view.memory is not None:
+            return self._that_fits(view, tokens)
         return StepPlan(admit, tokens, paid=sum(tokens.values()) + self._random.randint(0, 3))
+
+    def _that_fits(self, view: View, tokens: dict[Request, int]) -> StepPlan:
+        """Somebody is preempted now and then, and everybody but the oldest when there is no other way."""
+        oldest = min(view.running, key=lambda one: one.admission, default=None)
+        young = [request for request in view.running if request is not oldest]
+        preempt = self._random.sample(young, 1) if young and self._random.random() < 0.2 else []
+        for least in (False, True):
+            if least:  # the oldest alone, or whoever is the first to be admitted
+                preempt = young
+                one = oldest or view.waiting[0]
+                tokens = {one: view.uncomputed(one)}
+            tokens = {one: count for one, count in tokens.items() if one not in preempt}
+            admit = [one for one in tokens if one not in view.running]
+            if tokens and view.fits(tokens, admit, preempt):
+                break
+        return StepPlan(admit, tokens, preempt=preempt)
 
 
 @dataclass(frozen=True)
@@ -106,6 +131,7 @@ class Scenario:
     cancellations: tuple[Cancellation, ...] = ()
     raising_steps: frozenset[int] = frozenset()
     failing: frozenset[str] = frozenset()
+    blocks: tuple[int, int] | None = None  # of KV memory, and tokens in each
 
 
 class OutOfSteps(Exception):
@@ -122,7 +148,10 @@ class World:
 
     def __init__(self, scenario: Scenario, engine_type: type[Engine] = Engine) -> None:
         self.scenario = scenario
-        self.model = FailingModel(scenario.raising_steps, scenario.failing, self._while_model_runs)
+        self.memory = Blocks(*scenario.blocks) if scenario.blocks is not None else None
+        self.model = FailingModel(
+            scenario.raising_steps, scenario.failing, self._while_model_runs, self.memory
+        )
         self.engine = engine_type(
             self.model,
             scenario.policy(),
@@ -199,7 +228,7 @@ def arrivals(draw: st.DrawFn) -> tuple[Arrival, ...]:
     return tuple(
         Arrival(
             time,
-            f"w{number}" + " more" * draw(st.integers(0, 12)),
+            "more " * draw(st.integers(0, 12)) + f"w{number}",  # many begin alike
             SamplingParams(max_new_tokens=draw(st.none() | st.integers(1, 12))),
             id=f"r{number}",
             user=draw(st.sampled_from(["ann", "bob", "cy"])),
@@ -224,4 +253,5 @@ scenarios = st.builds(
     cancellations=cancellations,
     raising_steps=st.frozensets(st.integers(0, 30), max_size=3),
     failing=st.frozensets(st.sampled_from([f"r{number}" for number in range(10)]), max_size=2),
+    blocks=st.none() | st.tuples(st.integers(1, 24), st.integers(1, 5)),
 )

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
-from scenarios import CONTEXT_LENGTH, Scenario, World, arrivals, numbered_answer, scenarios
+from scenarios import Scenario, World, arrivals, numbered_answer, scenarios
 
 from servelab import FinishReason, Interleaved, RequestState, check_trace
 from servelab.trace import Admitted, Finished, Stepped
@@ -48,6 +48,7 @@ def test_no_token_is_lost_doubled_swapped_or_out_of_order(scenario: Scenario) ->
 def test_nothing_is_left_behind(scenario: Scenario) -> None:
     world = World(scenario)
     assert world.model.held == 0
+    assert world.memory is None or world.memory.free == world.memory.blocks
     assert len(world.engine.waiting) == len(world.engine.running) == 0
     assert world.engine.step().wake_at is None
 
@@ -59,11 +60,12 @@ def test_equal_scenarios_give_equal_traces(scenario: Scenario) -> None:
 
 @given(scenarios)
 def test_whoever_was_not_disturbed_gets_the_whole_answer(scenario: Scenario) -> None:
-    for request in World(scenario).requests:
+    world = World(scenario)
+    for request in world.requests:
         if request.finish_reason is FinishReason.LENGTH:
             assert len(request.output_ids) == request.params.max_new_tokens
         if request.finish_reason is FinishReason.CONTEXT:
-            assert len(request.prompt_ids) + len(request.output_ids) == CONTEXT_LENGTH
+            assert len(request.prompt_ids) + len(request.output_ids) == world.model.context_length
 
 
 @given(arrivals(), st.integers(2, 4))

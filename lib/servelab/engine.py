@@ -14,19 +14,29 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 
 from servelab.clock import Clock, WallClock
 from servelab.cost import CostModel
-from servelab.model import Chunk, Outcome, Step, StepCost, TokenModel
+from servelab.model import Chunk, KVMemory, Outcome, Step, StepCost, TokenModel
 from servelab.policies import Policy, View
 from servelab.queueing import QueueFull, QueueOrder, RequestQueue, WaitingRequests
 from servelab.request import FinishReason, Request, RequestState, shown_prompt
 from servelab.text import TextStream
-from servelab.trace import Accepted, Admitted, Evidence, Finished, Refused, Stepped, Trace, TraceHeader
+from servelab.trace import (
+    Accepted,
+    Admitted,
+    Evidence,
+    Finished,
+    Preempted,
+    Refused,
+    Stepped,
+    Trace,
+    TraceHeader,
+)
 from servelab.validation import (
     check_plan,
     check_policy,
@@ -76,6 +86,7 @@ class Engine:
         self.max_queue_size = max_queue_size
         self.clock: Clock = clock if clock is not None else WallClock()
         self.cost = cost or model.cost or (CostModel() if self.clock.virtual else None)
+        self.memory: KVMemory | None = getattr(model, "memory", None)  # a learner's model may have none
         self.waiting = RequestQueue(order, ageing)
         self._running: OrderedDict[Request, None] = OrderedDict()
         self._live: dict[str, Request] = {}
@@ -85,6 +96,7 @@ class Engine:
         self._calls: deque[tuple[Request, Callable[[], object]]] = deque()  # callbacks still to be made
         self._calling = False
         self._arrivals = 0
+        self._admissions = 0
         self._time = 0.0  # of the newest event
         self.trace = Trace(self._header(seed), max_events=max_events)
 
@@ -197,22 +209,51 @@ class Engine:
             raise RuntimeError("A step is under way: call finish_step() before the next begin_step().")
         if not self._live:
             return Idle(None)
-        view = View(WaitingRequests(self.waiting), self.running, self._time)
+        view = View(WaitingRequests(self.waiting), self.running, self._time, self.memory)
         plan = self.policy.plan(view)
         check_plan(plan, view, self.capacity)
+        for request in sorted(plan.preempt, key=attrgetter("admission"), reverse=True):
+            self._preempt(request)
         for request in tuple(plan.admit):  # it may be a look into the queue itself, which now changes
-            self.waiting.take(request)
-            self._running[request] = None
-            request.state = RequestState.RUNNING
-            self.trace.record(Admitted(time=self._time, request=request.id))
+            self._admit(request)
         if not plan.tokens:
             return Idle(self._wake_at(plan.wake_at))
         chunks = [_next_chunk(request, count) for request, count in plan.tokens.items()]
         useful = sum(plan.tokens.values())
         keys_read = useful + sum(map(attrgetter("start"), chunks))
         paid = useful if plan.paid is None else plan.paid
-        self._in_flight = Step(started=self._time, chunks=chunks, paid=paid, keys_read=keys_read)
+        self._in_flight = Step(self._time, chunks, paid, keys_read, self._blocks_for(plan.tokens))
         return self._in_flight
+
+    def _preempt(self, request: Request) -> None:
+        """Its tokens stay; their keys and values are computed again, after whoever was admitted before it."""
+        del self._running[request]
+        if self.memory is not None:
+            self.memory.release(request)
+        request.uncomputed = len(request.prompt_ids) + len(request.output_ids)
+        request.state = RequestState.WAITING
+        self.waiting.put_back(request)
+        self.trace.record(Preempted(time=self._time, request=request.id))
+
+    def _admit(self, request: Request) -> None:
+        self.waiting.take(request)
+        self._running[request] = None
+        request.state = RequestState.RUNNING
+        self._admissions += 1
+        request.admission = self._admissions
+        found = self.memory.admit(request) if self.memory is not None else ()
+        cached = len(found) * self.memory.block_size if self.memory is not None else 0
+        request.uncomputed -= cached
+        self.trace.record(Admitted(time=self._time, request=request.id, cached=cached, blocks=found))
+
+    def _blocks_for(self, tokens: Mapping[Request, int]) -> tuple[int, ...]:
+        """Take the blocks that a step needs; its plan was found to fit."""
+        if self.memory is None:
+            return ()
+        taken: list[int] = []
+        for request, count in tokens.items():
+            taken += self.memory.grow(request, request.computed + count)
+        return tuple(taken)
 
     def run_model(self, step: Step) -> Sequence[Outcome] | Exception:
         """Run the model on a step, here and now. An error it raises is returned, for finish_step().
@@ -256,6 +297,8 @@ class Engine:
         if request.cause or isinstance(outcome, Exception):
             self._ending[request] = FinishReason.FAILED
             return None
+        if self.memory is not None:
+            self.memory.store(request)
         if outcome is not None:
             request.output_ids.append(outcome)
             request.uncomputed += 1
@@ -306,14 +349,14 @@ class Engine:
         moment = max(now if at is None else at, self._time)
         while self._deadlines and self._deadlines[0][0] <= moment:
             due, _, request = heapq.heappop(self._deadlines)
-            if request.state is RequestState.WAITING:
+            if _may_time_out(request):
                 self._time = max(due, self._time)
                 self._end(request, FinishReason.TIMED_OUT)
         self._time = moment
 
     def _wake_at(self, planned: float | None) -> float | None:
         """The earlier of the policy's time and the next time a waiting request gives up."""
-        while self._deadlines and self._deadlines[0][2].state is not RequestState.WAITING:
+        while self._deadlines and not _may_time_out(self._deadlines[0][2]):
             heapq.heappop(self._deadlines)
         due = [self._deadlines[0][0]] if self._deadlines else []
         return min(due + ([planned] if planned is not None else []), default=None)
@@ -336,7 +379,7 @@ class Engine:
         if request.max_queue_wait is not None:
             heapq.heappush(self._deadlines, (self._time + request.max_queue_wait, self._arrivals, request))
             if len(self._deadlines) > 2 * len(self.waiting) + 64:  # most of them have been served since
-                self._deadlines = [one for one in self._deadlines if one[2].state is RequestState.WAITING]
+                self._deadlines = [one for one in self._deadlines if _may_time_out(one[2])]
                 heapq.heapify(self._deadlines)
 
     def _end(self, request: Request, reason: FinishReason) -> None:
@@ -345,6 +388,7 @@ class Engine:
             self.waiting.discard(request)
         else:
             del self._running[request]
+        if request.admission:  # a preempted one waits, and a model may still know it
             self._release(request)
         del self._live[request.id]
         request.state = RequestState.FINISHED
@@ -364,6 +408,8 @@ class Engine:
             self._calls.append((request, partial(request.on_finish, request)))
 
     def _release(self, request: Request) -> None:
+        if self.memory is not None:
+            self.memory.release(request)
         try:
             self.model.release(request)
         except Exception:
@@ -380,6 +426,7 @@ class Engine:
                 paid=step.paid,
                 keys_read=step.keys_read,
                 error=error,
+                blocks=step.blocks,
             )
         )
 
@@ -414,10 +461,17 @@ class Engine:
             queue_order=self.waiting.order.value,
             ageing=self.waiting.ageing,
             context_length=self.model.context_length,
+            kv_blocks=self.memory.blocks if self.memory is not None else 0,
+            block_size=self.memory.block_size if self.memory is not None else 0,
             stop_token_ids=tuple(sorted(self.model.stop_token_ids)),
             cost=described(self.cost) if self.cost is not None else "",
             seed=seed,
         )
+
+
+def _may_time_out(request: Request) -> bool:
+    """Whoever was admitted once has been served: it waits again only because it was preempted."""
+    return request.state is RequestState.WAITING and not request.admission
 
 
 def _next_chunk(request: Request, count: int) -> Chunk:

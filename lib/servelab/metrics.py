@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from servelab.trace import Lifecycle, Refused, Stepped, Trace, lifecycles
+from servelab.trace import Lifecycle, Preempted, Refused, Stepped, Trace, lifecycles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ class Summary:
     duration: float
     tokens_per_second: float
     requests_per_second: float
-    occupancy: float  # useful tokens computed / tokens paid for
+    occupancy: float  # useful tokens computed, each counted once / tokens paid for
     ttft_median: float
     ttft_p95: float
     itl_median: float
@@ -77,7 +77,7 @@ def summary(trace: Trace) -> Summary:
         duration=duration,
         tokens_per_second=tokens / duration if duration else math.nan,
         requests_per_second=served / duration if duration else math.nan,
-        occupancy=sum(sum(step.computed) for step in steps) / paid if paid else math.nan,
+        occupancy=tokens_paid(trace).useful / paid if paid else math.nan,
         ttft_median=percentile(ttfts, 50),
         ttft_p95=percentile(ttfts, 95),
         itl_median=percentile(itls, 50),
@@ -99,11 +99,13 @@ class TokensPaid:
     useful: of somebody's prompt or answer.
     padding: added to shorter prompts, so that all rows of a step are equally long.
     finished: in rows of requests whose answer was complete.
+    again: computed before, and again because the request was preempted.
     """
 
     useful: int
     padding: int
     finished: int
+    again: int = 0
 
     @property
     def for_nobody(self) -> int:
@@ -111,7 +113,7 @@ class TokensPaid:
 
     @property
     def total(self) -> int:
-        return self.useful + self.for_nobody
+        return self.useful + self.again + self.for_nobody
 
 
 def tokens_paid(trace: Trace) -> TokensPaid:
@@ -122,7 +124,8 @@ def tokens_paid(trace: Trace) -> TokensPaid:
         filling = min(step.paid, len(step.computed) * max(step.computed)) - in_use
         useful, padding = useful + in_use, padding + filling
         finished += step.paid - in_use - filling
-    return TokensPaid(useful, padding, finished)
+    again = sum(life.recomputed for life in lifecycles(trace)) if any(trace.of_kind(Preempted)) else 0
+    return TokensPaid(useful - again, padding, finished, again)
 
 
 def percentile(values: Iterable[float], percent: float) -> float:

@@ -6,7 +6,7 @@ GPU answer the same questions. Imports no torch, so the core can be typed agains
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,17 +39,57 @@ class Step:
     started: when it began (s).
     paid: tokens the model computes in all, padding included.
     keys_read: stored tokens attention reads, over all chunks.
+    blocks: of the KV memory, taken for it.
     """
 
     started: float
     chunks: list[Chunk]
     paid: int
     keys_read: int
+    blocks: tuple[int, ...] = ()
 
 
 class StepCost(Protocol):
     def step_seconds(self, step: Step) -> float:
         """How long a step takes."""
+        ...
+
+
+class KVMemory(Protocol):
+    """The memory for keys and values where it is given out in blocks, as the engine and a policy see it.
+
+    blocks, block_size: so many blocks, of so many tokens each.
+    """
+
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+
+    def cached(self, request: Request) -> int:
+        """How many tokens of a request that does not run are computed already; at least one never is."""
+        ...
+
+    def fits(
+        self, tokens: Mapping[Request, int], admit: Iterable[Request] = (), preempt: Iterable[Request] = ()
+    ) -> bool:
+        """Whether there are blocks for so many more tokens of each, if some are admitted and preempted."""
+        ...
+
+    def admit(self, request: Request) -> tuple[int, ...]:
+        """Give the request the blocks that hold its first tokens already; returns them."""
+        ...
+
+    def grow(self, request: Request, tokens: int) -> tuple[int, ...]:
+        """Room for so many tokens of the request in all; returns the blocks that it takes."""
+        ...
+
+    def store(self, request: Request) -> None:
+        """What the request has computed may be found by others from now on."""
+        ...
+
+    def release(self, request: Request) -> None:
+        """Take back what the request holds."""
         ...
 
 
@@ -62,6 +102,7 @@ class TokenModel(Protocol):
     slots: most requests whose keys and values are kept at once.
     stop_token_ids: tokens that end an answer.
     cost: how long steps take on a virtual clock; None takes the default cost model.
+    memory: who holds which blocks; None: everybody has room for the whole context, and may always go on.
     """
 
     @property
@@ -76,6 +117,8 @@ class TokenModel(Protocol):
     def stop_token_ids(self) -> frozenset[int]: ...
     @property
     def cost(self) -> StepCost | None: ...
+    @property
+    def memory(self) -> KVMemory | None: ...
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Prompt to token ids; may be empty. With a chat template, a text is one user message."""

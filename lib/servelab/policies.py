@@ -2,8 +2,8 @@
 
     *How many tokens does each request compute in this step?*
 
-That is all a strategy is. A prompt not computed yet shows as many `uncomputed` tokens; a
-request that is generating shows one. Read the five `plan()` methods one after the other:
+That is all a strategy is. A prompt not computed yet has as many `uncomputed` tokens; a
+request that is generating has one. Read the five `plan()` methods one after the other:
 
     Sequential    one request until it is done, then the next
     Interleaved   one request a step, taking turns, one token each
@@ -11,18 +11,20 @@ request that is generating shows one. Read the five `plan()` methods one after t
     DynamicBatch  the same, but a group also starts when its oldest has waited long enough
     Continuous    everyone who is running, at every step; join and leave at any time
 
-A policy looks at a `View`: who waits, who runs, and the time. It does not know models, keys and
-values, or who reads the answers. An instance may remember things, so it belongs to one engine.
+A policy looks at a `View`: who waits, who runs, the time, and whether a plan fits into memory. It does not
+know models, where keys and values are, or who reads the answers. An instance may remember things, so it
+belongs to one engine.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from servelab.request import Request
+from servelab.model import KVMemory
+from servelab.request import Request, RequestState
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,15 @@ class StepPlan:
     tokens: how many tokens each request computes; those not named rest.
     paid: tokens the model computes in all, padding included; None: only the useful ones.
     wake_at: with nothing to compute, the time to ask again.
+    preempt: requests that leave the processing queue and free their memory. They keep their tokens, wait at
+        the head of their lane, and compute them again when they are admitted again.
     """
 
     admit: Sequence[Request] = ()
     tokens: Mapping[Request, int] = field(default_factory=dict)
     paid: int | None = None
     wake_at: float | None = None
+    preempt: Sequence[Request] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,29 @@ class View:
     waiting: the request queue, in serving order.
     running: the processing queue; whoever computed longest ago comes first, newcomers last.
     now: seconds since the run began.
+    memory: who holds which blocks; None: everybody who runs has room for the whole context.
     """
 
     waiting: Sequence[Request]
     running: Sequence[Request]
     now: float
+    memory: KVMemory | None = None
+
+    def cached(self, request: Request) -> int:
+        """Tokens of one that waits which are computed already, by others or before it was preempted."""
+        if self.memory is None or request.state is RequestState.RUNNING:
+            return 0
+        return self.memory.cached(request)
+
+    def uncomputed(self, request: Request) -> int:
+        """Tokens that the request has to compute until its next one."""
+        return request.uncomputed - self.cached(request)
+
+    def fits(
+        self, tokens: Mapping[Request, int], admit: Iterable[Request] = (), preempt: Iterable[Request] = ()
+    ) -> bool:
+        """Whether there is memory for so many more tokens of each, if these are admitted, those preempted."""
+        return self.memory is None or self.memory.fits(tokens, admit, preempt)
 
 
 class Policy(Protocol):
@@ -76,7 +99,7 @@ class Sequential:
 
     def plan(self, view: View) -> StepPlan:
         admit = () if view.running else view.waiting[:1]
-        return StepPlan(admit, {request: request.uncomputed for request in (*view.running, *admit)})
+        return StepPlan(admit, {request: view.uncomputed(request) for request in (*view.running, *admit)})
 
 
 @dataclass
@@ -93,9 +116,9 @@ class Interleaved:
         return self.max_concurrency
 
     def plan(self, view: View) -> StepPlan:
-        admit = view.waiting[: self.max_concurrency - len(view.running)]
+        admit = fitting_to_their_end(view, self.max_concurrency - len(view.running))
         turn = view.running[0] if view.running else admit[0]
-        return StepPlan(admit, {turn: turn.uncomputed})
+        return StepPlan(admit, {turn: view.uncomputed(turn)})
 
 
 @dataclass
@@ -114,9 +137,9 @@ class StaticBatch:
         return self.max_batch_size
 
     def plan(self, view: View) -> StepPlan:
-        admit = () if view.running else view.waiting[: self.max_batch_size]
+        admit = () if view.running else fitting_to_their_end(view, self.max_batch_size)
         self._rows = len(admit) or self._rows
-        tokens = {request: request.uncomputed for request in (*view.running, *admit)}
+        tokens = {request: view.uncomputed(request) for request in (*view.running, *admit)}
         rectangle = self._rows * max(tokens.values())
         return StepPlan(admit, tokens, paid=None if self.ragged else rectangle)
 
@@ -145,6 +168,9 @@ class Continuous:
         so that beside all who generate there is a token left for each prompt's turn.
     prefill_first: while any prompt is uncomputed, compute prompts only, and let those who generate
         rest. First words come sooner, and gaps grow with every newcomer. Otherwise both share a step.
+
+    Newcomers are admitted as long as the step and the next one fit into memory. When those who run need more
+    than there is, whoever was admitted last is preempted.
     """
 
     max_concurrency: int
@@ -156,17 +182,61 @@ class Continuous:
         return self.max_concurrency
 
     def plan(self, view: View) -> StepPlan:
-        admit = view.waiting[: self.max_concurrency - len(view.running)]
-        tokens = {request: request.uncomputed for request in (*view.running, *admit)}
+        running, preempt = list(view.running), list[Request]()
+        while not view.fits(self._tokens(view, running), preempt=preempt):
+            preempt.append(max(running, key=lambda request: request.admission))
+            running.remove(preempt[-1])
+        admit = () if preempt else self._newcomers(view)
+        return StepPlan(admit, self._tokens(view, running, admit), preempt=preempt)
+
+    def _newcomers(self, view: View) -> Sequence[Request]:
+        """Those who can compute in this step, and for whose step there is memory, and for the next."""
+        next_ones = view.waiting[: self.max_concurrency - len(view.running)]
+        if view.memory is None and self.max_tokens_per_step is None:
+            return next_ones
+        admit: list[Request] = []
+        for newcomer in next_ones:
+            tokens = self._tokens(view, view.running, [*admit, newcomer])
+            one_more = {request: count + 1 for request, count in tokens.items()}
+            if newcomer not in tokens or not view.fits(one_more, [*admit, newcomer]):
+                break
+            admit.append(newcomer)
+        return admit
+
+    def _tokens(
+        self, view: View, running: Sequence[Request], admit: Sequence[Request] = ()
+    ) -> dict[Request, int]:
+        tokens = {request: request.uncomputed for request in running}
+        tokens |= {request: view.uncomputed(request) for request in admit}
         if self.prefill_first:
-            tokens = {one: count for one, count in tokens.items() if not one.output_ids} or tokens
-        if self.max_tokens_per_step is not None:
-            tokens = within_budget(tokens, self.max_tokens_per_step)
-        return StepPlan(admit, tokens)
+            tokens = {one: n for one, n in tokens.items() if n > 1 or not one.output_ids} or tokens
+        return within_budget(tokens, self.max_tokens_per_step)
 
 
-def within_budget(tokens: Mapping[Request, int], budget: int) -> dict[Request, int]:
+def fitting_to_their_end(view: View, most: int) -> list[Request]:
+    """The next to be served for whom there is memory even if everybody's answer becomes as long as it may.
+
+    Nobody who is admitted so has to be preempted: what a strategy asks that lets nobody go.
+    """
+    whole = {request: _tokens_to_its_end(request) for request in view.running}
+    admit: list[Request] = []
+    for newcomer in view.waiting[:most]:
+        whole[newcomer] = _tokens_to_its_end(newcomer) - view.cached(newcomer)
+        if not view.fits(whole, [*admit, newcomer]):
+            break
+        admit.append(newcomer)
+    return admit
+
+
+def _tokens_to_its_end(request: Request) -> int:
+    """The last token of an answer is never computed, so it needs no memory."""
+    return request.uncomputed + request.token_limit - len(request.output_ids) - 1
+
+
+def within_budget(tokens: dict[Request, int], budget: int | None) -> dict[Request, int]:
     """Cut a step to `budget` tokens: those who generate come first, then prompts in order of arrival."""
+    if budget is None:
+        return tokens
     chunks: dict[Request, int] = {}
     for request in sorted(tokens, key=lambda request: request.arrived if tokens[request] > 1 else -math.inf):
         chunks[request] = min(tokens[request], budget)

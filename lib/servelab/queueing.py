@@ -64,6 +64,14 @@ class RequestQueue(Sequence[Request]):
         lane = self._lane_of[request] = self._lane_for(request)
         self._lanes.setdefault(lane, OrderedDict())[request] = None
 
+    def put_back(self, request: Request) -> None:
+        """Put one that was taken at the head of its lane again, and that lane's turn first."""
+        lane = self._lane_of[request] = self._lane_for(request)
+        waiting = self._lanes.setdefault(lane, OrderedDict())
+        waiting[request] = None
+        waiting.move_to_end(request, last=False)
+        self._lanes.move_to_end(lane, last=False)
+
     def take(self, request: Request) -> None:
         """Remove a request that is served now; in a fair queue its user's next turn comes last."""
         lane = self._lane_of[request]

@@ -108,6 +108,8 @@ class Request:
     id: unique among the requests an engine holds; empty lets the engine choose one.
     user: who asks. Fair queues and figures' colours go by it; empty means the id.
     priority: smaller is served earlier, in a queue ordered by priority.
+    cache_salt: prompts that begin alike share what is computed only if this is equal. Whoever can tell by
+        the time to first token what others have asked must not: give each tenant one of its own.
     max_queue_wait: seconds (above 0) this request will wait in the request queue; None waits for ever.
     on_text, on_finish: called with new text, and once at the end, after the engine has
         settled its own state; what they raise is logged and harms nobody.
@@ -118,6 +120,7 @@ class Request:
     id: str = ""
     user: str = ""
     priority: int = 0
+    cache_salt: str = ""
     max_queue_wait: float | None = None
     on_text: Callable[[str], None] | None = None
     on_finish: Callable[[Request], None] | None = None
@@ -130,6 +133,9 @@ class Request:
     uncomputed: int = field(default=0, init=False)  # known tokens whose keys and values are not stored yet
     token_limit: int = field(default=0, init=False)  # the most tokens the answer can have
     arrived: float = field(default=math.nan, init=False)
+    admission: int = field(
+        default=0, init=False
+    )  # the how manieth of the engine's, the last time; 0: not yet
     finish_reason: FinishReason | None = field(default=None, init=False)
     cause: str = field(default="", init=False)
     _text: str = field(default="", init=False)

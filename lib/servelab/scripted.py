@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle, islice
 
-from servelab.model import Chunk, Outcome, Step, StepCost
+from servelab.model import Chunk, KVMemory, Outcome, Step, StepCost
 from servelab.request import Prompt, Request, shown_prompt
 
 Script = Callable[[str, int], str]
@@ -70,6 +70,8 @@ class ScriptedModel:
     initial_wait, time_per_token: seconds; when neither is given, steps cost what the engine's
         cost model says on a virtual clock, and nothing on the wall clock.
     split: cuts texts into tokens: `words`, `characters` or `utf8_bytes`.
+    memory: gives out blocks for keys and values as if it kept some, as in `Blocks(100)`; none: enough for
+    all.
     """
 
     real = False
@@ -83,10 +85,13 @@ class ScriptedModel:
         split: Callable[[str], Iterable[bytes]] = words,
         context_length: int = 4096,
         slots: int = 1024,
+        memory: KVMemory | None = None,
         name: str = "scripted model",
     ) -> None:
         self.name = name
-        self.context_length = context_length
+        self.memory = memory
+        room = memory.blocks * memory.block_size if memory is not None else context_length
+        self.context_length = min(context_length, room)
         self.slots = slots
         self.stop_token_ids = frozenset({STOP})
         timed = initial_wait is not None or time_per_token is not None

@@ -141,9 +141,16 @@ def check_plan(plan: StepPlan, view: View, capacity: int) -> None:
     if not isinstance(plan, StepPlan):
         raise InvalidPlan(f"plan() returned {type(plan).__name__}: return a StepPlan.")
     _check_types(plan)
+    if plan.preempt:
+        _check_preemptions(plan.preempt, view)
     if plan.admit:
-        _check_admissions(plan.admit, view, capacity)
-    _check_tokens(plan.tokens, {*view.running, *plan.admit})
+        _check_admissions(plan.admit, view, len(view.running) - len(plan.preempt), capacity)
+    _check_tokens(plan.tokens, {*view.running, *plan.admit} - {*plan.preempt}, view)
+    if not view.fits(plan.tokens, plan.admit, plan.preempt):
+        raise InvalidPlan(
+            "The plan needs more KV memory than is free: ask view.fits(tokens, admit, preempt) before, and "
+            "admit fewer, compute fewer, or preempt somebody."
+        )
     if plan.paid is not None and not plan.paid >= sum(plan.tokens.values()):
         raise InvalidPlan(
             f"The plan pays for {plan.paid!r} tokens but computes {sum(plan.tokens.values())}: "
@@ -157,8 +164,9 @@ def check_plan(plan: StepPlan, view: View, capacity: int) -> None:
 
 
 def _check_types(plan: StepPlan) -> None:
-    if not isinstance(plan.admit, Sequence):
-        raise InvalidPlan(f"admit is {type(plan.admit).__name__}: give a list of requests, also for one.")
+    for name, requests in (("admit", plan.admit), ("preempt", plan.preempt)):
+        if not isinstance(requests, Sequence):
+            raise InvalidPlan(f"{name} is {type(requests).__name__}: give a list of requests, also for one.")
     if not isinstance(plan.tokens, Mapping):
         raise InvalidPlan(f"tokens is {type(plan.tokens).__name__}: give a dict from request to number.")
     if not isinstance(plan.wake_at, int | float | None):
@@ -167,29 +175,46 @@ def _check_types(plan: StepPlan) -> None:
         raise InvalidPlan(f"paid is {plan.paid!r}: give a whole number of tokens, or None.")
 
 
-def _check_admissions(admit: Sequence[Request], view: View, capacity: int) -> None:
+def _check_preemptions(preempt: Sequence[Request], view: View) -> None:
+    if view.memory is None:
+        raise InvalidPlan("The plan preempts, but everybody has a slot of their own: let them all go on.")
+    for request in preempt:
+        if request not in view.running:
+            raise InvalidPlan(f"{_name(request)} is preempted but does not run: preempt only from `running`.")
+    if len(set(preempt)) != len(preempt):
+        raise InvalidPlan("The plan preempts a request twice: name each one once.")
+    oldest = min(view.running, key=lambda request: request.admission)
+    if oldest in preempt:
+        raise InvalidPlan(
+            f"{_name(oldest)} is preempted and was admitted first of all who run: let that one go on, "
+            "so that somebody always comes to an end."
+        )
+
+
+def _check_admissions(admit: Sequence[Request], view: View, running: int, capacity: int) -> None:
     for request in admit:
         if request not in view.waiting:
             raise InvalidPlan(f"{_name(request)} is admitted but is not waiting: admit only from `waiting`.")
     if len(set(admit)) != len(admit):
         raise InvalidPlan("The plan admits a request twice: name each one once.")
-    if len(view.running) + len(admit) > capacity:
+    if running + len(admit) > capacity:
         raise InvalidPlan(
-            f"{len(view.running)} are running and only {capacity} may run, so your plan can admit "
-            f"{capacity - len(view.running)} at most; it admits {len(admit)}."
+            f"{running} are running and only {capacity} may run, so your plan can admit "
+            f"{capacity - running} at most; it admits {len(admit)}."
         )
 
 
-def _check_tokens(tokens: Mapping[Request, int], may_compute: Container[Request]) -> None:
+def _check_tokens(tokens: Mapping[Request, int], may_compute: Container[Request], view: View) -> None:
     for request, count in tokens.items():
         if request not in may_compute:
             raise InvalidPlan(
                 f"{_name(request)} computes without running: admit it in this plan or an earlier one."
             )
-        if type(count) is not int or not 0 < count <= request.uncomputed:
+        most = request.uncomputed if view.memory is None else view.uncomputed(request)
+        if type(count) is not int or not 0 < count <= most:
             raise InvalidPlan(
-                f"{_name(request)} is to compute {count!r} tokens, but has {request.uncomputed} to compute: "
-                f"plan a whole number from 1 to {request.uncomputed}, or leave it out to let it rest."
+                f"{_name(request)} is to compute {count!r} tokens, but has {most} to compute: "
+                f"plan a whole number from 1 to {most}, or leave it out to let it rest."
             )
 
 

@@ -76,12 +76,10 @@ def test_chats_that_join_and_leave_get_what_generate_gives(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lengths_in_several_buckets(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = attention._by_length
+    def each_alone(cache: SlotCache, places: list[int], ends: list[int]) -> list[list[int]]:
+        return [[index] for index in range(len(places))]
 
-    def finer(indices: list[int], rows: list[Row]) -> list[list[int]]:
-        return [[index] for group in split(indices, rows) for index in group]
-
-    monkeypatch.setattr(attention, "_by_length", finer)
+    monkeypatch.setattr(SlotCache, "together", each_alone)
     assert differences(new_model(family), family, random_chats(1)) == []
 
 

@@ -26,6 +26,7 @@ from servelab import Request, SamplingParams
 from servelab.model import Chunk, Outcome
 from servelab.models import model_thread
 from servelab.models.causal_lm import CausalLM
+from servelab.models.kv.size import KVSize
 
 VOCABULARY = 97
 CONTEXT = 64
@@ -70,6 +71,13 @@ def new_network(family: str, attention: str = "eager") -> PreTrainedModel:
 
 def new_model(family: str = "llama", slots: int = 3, context_length: int = CONTEXT) -> CausalLM:
     return CausalLM(new_network(family), slots=slots, context_length=context_length)
+
+
+def paged_model(family: str = "llama", blocks: int = 20, block_size: int = 4) -> CausalLM:
+    """With so many blocks for requests, and one more that nobody reads."""
+    network = new_network(family)
+    memory = (blocks + 1) * block_size * KVSize.of(network.config).bytes_per_token
+    return CausalLM(network, context_length=CONTEXT, kv_bytes=memory, block_size=block_size)
 
 
 _reference_network = lru_cache(new_network)

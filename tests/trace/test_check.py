@@ -8,7 +8,18 @@ from scenarios import Scenario, World, scenarios
 
 from servelab import Arrival, Continuous, Engine, FinishReason, Request, SamplingParams, simulate, users
 from servelab.model import Chunk, Outcome
-from servelab.trace import Accepted, Admitted, Finished, Stepped, TraceViolation, check_trace, violations
+from servelab.models.kv.blocks import Blocks
+from servelab.scripted import ScriptedModel
+from servelab.trace import (
+    Accepted,
+    Admitted,
+    Finished,
+    Preempted,
+    Stepped,
+    TraceViolation,
+    check_trace,
+    violations,
+)
 
 
 class KeepsThePlace(Engine):
@@ -154,6 +165,34 @@ def falsified(trace, kind, **changes):
 def test_a_falsified_trace_is_named_for_what_is_wrong(right, kind, changes, said: str) -> None:
     check_trace(right)
     assert any(said in sentence for sentence in violations(falsified(right, kind, **changes)))
+
+
+@pytest.fixture
+def crowded():
+    """Two who begin alike, and a third who is preempted, in eight blocks of two tokens."""
+    arrivals = users(["a b c d one", "a b c d two", "other words", "and more"], max_new_tokens=6)
+    first = [replace(arrival, at=number * 0.01) for number, arrival in enumerate(arrivals)]
+    return simulate(first, Continuous(4), ScriptedModel.long_text(memory=Blocks(8, 2)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        (Preempted, {"request": "request 1"}, "admitted first of all who run"),
+        (Preempted, {"request": "nobody"}, "did not run"),
+        (Admitted, {"cached": 2}, "finds 2 tokens in 0 blocks"),
+        (Admitted, {"cached": 6, "blocks": (5, 6, 7)}, "none is left to compute"),
+        (Stepped, {"blocks": (0,)}, "has 5 tokens and 1 blocks"),
+        (Stepped, {"blocks": (0, 1, 1)}, "block 1, which somebody holds"),
+        (Stepped, {"blocks": (0, 1, 8)}, "block 8 of 8"),
+        (Stepped, {"blocks": (0, 1, 2, 3)}, "1 blocks that nobody needs"),
+    ],
+)
+def test_a_falsified_memory_is_named_for_what_is_wrong(crowded, kind, changes, said: str) -> None:
+    check_trace(crowded)
+    assert any(event.cached for event in crowded.of_kind(Admitted))
+    sentences = violations(falsified(crowded, kind, **changes))
+    assert any(said in sentence for sentence in sentences), sentences
 
 
 def test_an_unfinished_run_is_told_from_a_finished_one(right) -> None:

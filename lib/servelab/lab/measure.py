@@ -134,7 +134,10 @@ def _say_if_disturbed(durations: Sequence[float]) -> None:
 
 def _store(model: CausalLM, requests: Sequence[Request], tokens: int) -> None:
     """Give requests a past without computing it: made-up keys take as long to read as real ones."""
+    from servelab.models.kv.slots import SlotCache
+
     cache = model.cache
+    assert isinstance(cache, SlotCache), "only slots have room that nobody asked for"
     for request in requests:
         place = cache.take(request, tokens)
         cache.keys[:, place, :, :tokens] = cache.values[:, place, :, :tokens] = 1.0
@@ -186,8 +189,8 @@ def step_limits(model: CausalLM, sizes: Sequence[int], *, stored: int) -> dict[s
     named = model.network.named_parameters()
     used = sum(part.numel() for name, part in named if ".layers." in name)  # by each token
     used += model.network.config.vocab_size * model.network.config.hidden_size  # by the token that is sampled
-    weights, cache = model.network.num_parameters() * model.network.dtype.itemsize, model.cache
-    own = stored * sum(part[:, 0, :, 0].numel() * part.itemsize for part in (cache.keys, cache.values))
+    weights = model.network.num_parameters() * model.network.dtype.itemsize
+    own = stored * model.kv_size.bytes_per_token
     return {
         "reading": [(weights + size * own) / reading for size in sizes],
         "overhead": [overhead_seconds(model)] * len(sizes),

@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from servelab.models.kv.cache import KVCache, Place, Reader, Writer
+from servelab.models.kv.cache import KVCache, Piece, Place, Reader, Writer
 
 NAME = "servelab_ragged"
 
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Requests of about the same length that compute one token each: their attention is one call."""
+    """Requests that compute one token each and are read together: their attention is one call."""
 
     first: int  # where their tokens lie in the step's row
     last: int
@@ -75,7 +75,10 @@ class RaggedStep:
 def lay_out(rows: Sequence[Row], cache: KVCache) -> RaggedStep:
     """Put the rows' tokens in line, and find out what each of them reads."""
     singles = [index for index, row in enumerate(rows) if len(row.token_ids) == 1]
-    groups = [sorted(group, key=lambda index: rows[index].place) for group in _by_length(singles, rows)]
+    together = cache.together(
+        [rows[index].place for index in singles], [rows[index].end for index in singles]
+    )
+    groups = [[singles[number] for number in group] for group in together]
     several = [index for index, row in enumerate(rows) if len(row.token_ids) > 1]
 
     order = [index for group in groups for index in group] + several
@@ -99,23 +102,6 @@ def lay_out(rows: Sequence[Row], cache: KVCache) -> RaggedStep:
         [_span(rows[index], last_tokens[index], cache) for index in several],
         last_tokens,
     )
-
-
-def _by_length(indices: Sequence[int], rows: Sequence[Row]) -> list[list[int]]:
-    """Split into groups in which the longest is at most a third (or 64 keys) longer than the shortest.
-
-    Attention reads as many keys for each of a group as the longest has: without groups, one user with
-    4,000 tokens would make 31 others read 4,000.
-    """
-    groups: list[list[int]] = []
-    longest = 0
-    for index in sorted(indices, key=lambda index: -rows[index].end):
-        end = rows[index].end
-        if not groups or longest > max(end + 64, end * 4 // 3):
-            groups.append([])
-            longest = end
-        groups[-1].append(index)
-    return groups
 
 
 def _bucket(rows: Sequence[Row], first: int, cache: KVCache) -> Bucket:
@@ -163,11 +149,11 @@ def ragged_attention(
     output = queries.new_empty(tokens, heads, numbers)
     for bucket in ragged_step.buckets:
         ours = queries[bucket.first : bucket.last].reshape(-1, *shared)  # (B, K, H/K, D)
-        keys, values = bucket.reader.read(layer)  # (B, K, L, D)
-        read = scaled_dot_product_attention(ours, keys, values, attn_mask=bucket.mask, scale=scaling)
+        pieces = bucket.reader.read(layer)
+        read = _attend(ours, pieces, bucket.mask, scaling)  # (B, K, H/K, D)
         output[bucket.first : bucket.last] = read.reshape(-1, heads, numbers)
     for span in ragged_step.spans:
-        keys, values = span.reader.read(layer)  # (1, K, L, D)
+        ((keys, values),) = span.reader.read(layer)  # (1, K, L, D)
         read = scaled_dot_product_attention(
             query[:, :, span.first : span.last],  # (1, H, tokens, D)
             keys,
@@ -179,6 +165,33 @@ def ragged_attention(
         )
         output[span.first : span.last] = read[0].transpose(0, 1)
     return output[None], None
+
+
+def _attend(queries: Tensor, pieces: list[Piece], mask: Tensor | None, scaling: float | None) -> Tensor:
+    """One query of each request and query head, (B, K, H/K, D), over all pieces of its keys and values.
+
+    What several requests share is read once for all of them: the softmax is over all pieces together, and
+    each piece adds its part.
+    """
+    if len(pieces) == 1:
+        return scaled_dot_product_attention(queries, *pieces[0], attn_mask=mask, scale=scaling)
+    scaling = scaling if scaling is not None else queries.shape[-1] ** -0.5
+    scores = torch.cat([_products(queries * scaling, keys.transpose(2, 3)) for keys, _ in pieces], dim=-1)
+    if mask is not None:
+        scores.masked_fill_(~mask, -torch.inf)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
+    parts = torch.split(weights, [keys.shape[2] for keys, _ in pieces], dim=-1)
+    read = [_products(part, values) for part, (_, values) in zip(parts, pieces, strict=True)]
+    return torch.stack(read).sum(dim=0)
+
+
+def _products(rows: Tensor, matrices: Tensor) -> Tensor:
+    """(B, K, R, M) times (B, K, M, N), or (1, K, M, N) for everybody: then as one product for each head."""
+    if len(matrices) == len(rows):  # one head after the other: a product over both would copy the matrices
+        return torch.stack([rows[:, head] @ matrices[:, head] for head in range(rows.shape[1])], dim=1)
+    together = rows.transpose(0, 1).flatten(1, 2)  # (K, B R, M)
+    products = together @ matrices[0]
+    return products.view(len(products), len(rows), -1, products.shape[-1]).transpose(0, 1)
 
 
 AttentionInterface.register(NAME, ragged_attention)

@@ -22,6 +22,10 @@ from servelab.models import attention, model_thread
 from servelab.models.attention import Row, lay_out
 from servelab.models.families import refuse_unsupported
 from servelab.models.generation_config import warn_of_other_answers
+from servelab.models.kv.blocks import BLOCK_SIZE, Blocks
+from servelab.models.kv.cache import KVCache
+from servelab.models.kv.paged import PagedCache
+from servelab.models.kv.size import KVSize
 from servelab.models.kv.slots import SlotCache
 from servelab.models.packed_linear import pack_linears
 from servelab.models.sampling import Draw, next_tokens
@@ -39,6 +43,9 @@ class CausalLM:
         (truncation, say) changes a prompt; but its chat template may be set at any time.
     slots: most requests at once; each takes memory for `context_length` tokens.
     context_length: most tokens of one request; at most what the network was made for.
+    kv_bytes: instead of slots, keep keys and values in pages, in at most so many bytes. Then memory is taken
+        as answers grow, in blocks of `block_size` tokens, and prompts that begin alike share them (see
+        `memory`).
 
     In float32 a greedy answer is that of generate(do_sample=False), and draws of one seed are the same,
     whoever runs beside: company moves logits by some 4e-5, and in our tests no two tokens were that close. In
@@ -59,6 +66,8 @@ class CausalLM:
         *,
         slots: int = 8,
         context_length: int = 1024,
+        kv_bytes: int | None = None,
+        block_size: int = BLOCK_SIZE,
         name: str | None = None,
     ) -> None:
         config = network.config
@@ -67,8 +76,6 @@ class CausalLM:
         network.set_attn_implementation(attention.NAME)
         self.network = network
         self.tokenizer = tokenizer
-        self.slots = slots
-        self.context_length = min(context_length, config.max_position_embeddings)
         self.vocabulary = config.vocab_size
         self.stop_token_ids = _stop_token_ids(network, tokenizer)
         kind = f"{network.dtype}, {network.device.type}".removeprefix("torch.")
@@ -77,7 +84,15 @@ class CausalLM:
         self._own_tokenizer = own_copy(tokenizer) if tokenizer is not None else None
         self._token_bytes = TokenBytes(self._own_tokenizer) if self._own_tokenizer is not None else None
         self._no_mask = torch.empty(1, 1, 1, 1)  # four dimensions: "made already", so the network makes none
-        self.cache = model_thread.call(self._new_cache)
+        self.kv_size = KVSize.of(config, network.dtype)
+        context_length = min(context_length, config.max_position_embeddings)
+        self.memory: Blocks | None = None
+        if kv_bytes is None:
+            self.cache: KVCache = model_thread.call(self._slots, slots, context_length)
+        else:
+            pages = model_thread.call(self._pages, kv_bytes, context_length, block_size)
+            self.cache, self.memory = pages, pages.blocks
+        self.slots, self.context_length = self.cache.slots, self.cache.context_length
 
     @classmethod
     def load(
@@ -86,6 +101,8 @@ class CausalLM:
         *,
         slots: int = 8,
         context_length: int = 1024,
+        kv_bytes: int | None = None,
+        block_size: int = BLOCK_SIZE,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         packed: bool = True,
@@ -104,7 +121,15 @@ class CausalLM:
         if packed:
             model_thread.call(pack_linears, network)
         name = Path(name_or_folder).name
-        return cls(network, tokenizer, slots=slots, context_length=context_length, name=name)
+        return cls(
+            network,
+            tokenizer,
+            slots=slots,
+            context_length=context_length,
+            kv_bytes=kv_bytes,
+            block_size=block_size,
+            name=name,
+        )
 
     # -- text --------------------------------------------------------------------------
 
@@ -184,8 +209,8 @@ class CausalLM:
 
     def _dummies(self, surplus: int) -> list[Row]:
         """Rows in the scratch place: as many tokens as are paid for and of no use."""
-        starts = range(0, surplus, self.context_length)
-        lengths = [min(self.context_length, surplus - start) for start in starts]
+        most = self.cache.scratch_length
+        lengths = [min(most, surplus - start) for start in range(0, surplus, most)]
         return [Row(self.cache.scratch, 0, [DUMMY_TOKEN] * length) for length in lengths]
 
     def _forward(self, rows: dict[int, Row], dummies: list[Row], sampled: Sequence[int]) -> Tensor:
@@ -206,15 +231,16 @@ class CausalLM:
         )
         return cast(Tensor, output.logits[0])
 
-    def _new_cache(self) -> SlotCache:
-        config = self.network.config
-        heads = config.num_attention_heads
-        return SlotCache(
-            layers=config.num_hidden_layers,
-            slots=self.slots,
-            context_length=self.context_length,
-            heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+    def _slots(self, slots: int, context_length: int) -> SlotCache:
+        dtype, device = self.network.dtype, self.network.device
+        return SlotCache(self.kv_size, slots, context_length=context_length, dtype=dtype, device=device)
+
+    def _pages(self, kv_bytes: int, context_length: int, block_size: int) -> PagedCache:
+        return PagedCache(
+            self.kv_size,
+            kv_bytes,
+            context_length=context_length,
+            block_size=block_size,
             dtype=self.network.dtype,
             device=self.network.device,
         )

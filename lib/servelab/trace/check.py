@@ -5,19 +5,22 @@ repeated in the other. It sees only what the trace says: not the model, not the 
 
 The rules: time does not run backwards. A request with which nothing is wrong is accepted exactly when
 `waiting + running < capacity + max_queue_size`, and otherwise refused. Every accepted request
-is admitted at most once, never more than `capacity` run at once, and each ends exactly once,
-for a reason that its tokens bear out. One step at a time; it computes known tokens of running
+is admitted at most once, and once more after each preemption; never more than `capacity` run at once, and
+whoever was admitted first of them is not preempted; each ends exactly once, for a reason that its tokens
+bear out. A block of KV memory is taken when nobody holds it, or shared by who finds its prompt in it, and
+held until its holders leave. One step at a time; it computes known tokens of running
 requests in order, and yields a token exactly where a request's last known token was computed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from servelab.request import FinishReason
-from servelab.trace.events import Accepted, Admitted, Event, Finished, Refused, Stepped
+from servelab.trace.events import Accepted, Admitted, Event, Finished, Preempted, Refused, Stepped
 from servelab.trace.trace import Trace, TraceHeader
 
 
@@ -62,6 +65,8 @@ class _Life:
     token_limit: int
     gives_up: float  # when it has waited too long
     admitted: float = math.inf
+    admission: int = 0  # which of all, the last time
+    blocks: list[int] = field(default_factory=list)
     computed: int = 0
     generated: int = 0
     last_token: int | None = None
@@ -82,6 +87,8 @@ class _Judge:
         self.live: dict[str, _Life] = {}
         self.must_end: set[str] = set()  # had their last token, or none where one was due
         self.running = 0
+        self.admissions = 0
+        self.holders: Counter[int] = Counter()  # of each block
         self.now = 0.0
         self.step_ended = 0.0
 
@@ -96,6 +103,8 @@ class _Judge:
                 yield from self._refused(event)
             case Admitted():
                 yield from self._admitted(event)
+            case Preempted():
+                yield from self._preempted(event)
             case Stepped():
                 yield from self._stepped(event)
             case Finished():
@@ -125,10 +134,43 @@ class _Judge:
             return
         if event.time >= life.gives_up:
             yield f"{event.request} is admitted although it gave up at {life.gives_up:.6g} s"
-        life.admitted = event.time
+        life.admitted, life.gives_up = event.time, math.inf  # who was served once has not given up
+        self.admissions += 1
+        life.admission = self.admissions
         self.running += 1
         if self.running > self.header.capacity:
             yield f"{self.running} requests run, {self.header.capacity} may"
+        if event.cached != len(event.blocks) * self.header.block_size:
+            yield f"{event.request} finds {event.cached} tokens in {len(event.blocks)} blocks"
+        if event.cached >= life.uncomputed:
+            yield f"{event.request} finds all of its {life.uncomputed} tokens: none is left to compute"
+        life.computed = event.cached
+        yield from self._hold(event.request, life, event.blocks)
+
+    def _hold(self, name: str, life: _Life, blocks: Iterable[int]) -> Iterator[str]:
+        for block in blocks:
+            if not 0 <= block < self.header.kv_blocks:
+                yield f"{name} holds block {block} of {self.header.kv_blocks}"
+            if block in life.blocks:
+                yield f"{name} holds block {block} twice"
+            self.holders[block] += 1
+            life.blocks.append(block)
+
+    def _let_go(self, life: _Life) -> None:
+        self.holders.subtract(life.blocks)
+        life.blocks.clear()
+
+    def _preempted(self, event: Preempted) -> Iterator[str]:
+        life = self.live.get(event.request)
+        if life is None or not life.running:
+            yield f"{event.request} is preempted but did not run"
+            return
+        if all(life.admission <= other.admission for other in self.live.values() if other.running):
+            yield f"{event.request} is preempted although it was admitted first of all who run"
+        life.admitted = math.inf
+        life.computed = 0
+        self.running -= 1
+        self._let_go(life)
 
     def _stepped(self, event: Stepped) -> Iterator[str]:
         if not self.step_ended <= event.started <= event.time:
@@ -143,6 +185,7 @@ class _Judge:
         if event.paid < sum(event.computed):
             yield f"{sum(event.computed)} tokens are computed but only {event.paid} paid for"
         keys_read = 0
+        blocks = deque(event.blocks)
         for name, computed, token in zip(event.requests, event.computed, event.tokens, strict=False):
             running = self.live.get(name)
             if running is None or running.admitted > event.started:
@@ -150,8 +193,21 @@ class _Judge:
                 continue
             yield from self._computed(name, running, computed, token)
             keys_read += running.computed
+            yield from self._grow(name, running, blocks)
+        if blocks:
+            yield f"the step takes {len(blocks)} blocks that nobody needs"
         if keys_read != event.keys_read:
             yield f"the step reads {keys_read} keys, not {event.keys_read}"
+
+    def _grow(self, name: str, life: _Life, blocks: deque[int]) -> Iterator[str]:
+        """The next of the step's blocks are this request's, as many as its tokens need."""
+        while self.header.kv_blocks and len(life.blocks) * self.header.block_size < life.computed:
+            if not blocks:
+                yield f"{name} has {life.computed} tokens and {len(life.blocks)} blocks"
+                return
+            if self.holders[blocks[0]]:
+                yield f"{name} takes block {blocks[0]}, which somebody holds"
+            yield from self._hold(name, life, [blocks.popleft()])
 
     def _computed(self, name: str, life: _Life, computed: int, token: int | None) -> Iterator[str]:
         if not 1 <= computed <= life.uncomputed:
@@ -178,6 +234,7 @@ class _Judge:
             yield f"{event.request} ends but was not there"
             return
         self.running -= life.running
+        self._let_go(life)
         self.must_end.discard(event.request)
         if event.generated != life.generated:
             yield f"{event.request} has {event.generated} tokens, but received {life.generated}"

@@ -41,7 +41,20 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A request left the request queue and entered the processing queue."""
+    """A request left the request queue and entered the processing queue.
+
+    cached: tokens that were computed already, by others or before it was preempted; they lie in `blocks`.
+    """
+
+    time: float
+    request: str
+    cached: int = 0
+    blocks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preempted:
+    """A running request went back to the head of its lane in the request queue; its blocks are free."""
 
     time: float
     request: str
@@ -56,6 +69,7 @@ class Stepped:
         discarded because the request failed or was cancelled while the model ran.
     paid: tokens computed in all, padding included.
     keys_read: stored tokens that attention read, over all requests of the step.
+    blocks: of the KV memory, taken for this step, by one request after the other; none with slots.
     """
 
     time: float  # when it ended
@@ -66,6 +80,7 @@ class Stepped:
     paid: int
     keys_read: int
     error: str = ""
+    blocks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +94,5 @@ class Finished:
     cause: str = ""
 
 
-Event = Accepted | Refused | Admitted | Stepped | Finished
-EVENT_KINDS: tuple[type[Event], ...] = (Accepted, Refused, Admitted, Stepped, Finished)
+Event = Accepted | Refused | Admitted | Preempted | Stepped | Finished
+EVENT_KINDS: tuple[type[Event], ...] = (Accepted, Refused, Admitted, Preempted, Stepped, Finished)

@@ -10,9 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from servelab.request import FinishReason
 from servelab.text import is_half_character
-from servelab.trace.events import Accepted, Event, Finished, Stepped
+from servelab.trace.events import Accepted, Event, Finished, Preempted, Stepped
 from servelab.trace.lifecycles import lifecycles, queue_lengths
 from servelab.trace.trace import Trace
 
@@ -55,7 +54,9 @@ def to_perfetto(trace: Trace, path: str | Path) -> Path:
     for event in trace.events:
         match event:
             case Finished() if event.request in rows:
-                written.append(_instant(rows[event.request], event.time, event.reason))
+                written.append(_instant(rows[event.request], event.time, event.reason.name))
+            case Preempted() if event.request in rows:
+                written.append(_instant(rows[event.request], event.time, "PREEMPTED"))
             case Stepped():
                 written += _slices(event, rows, trace)
     written += [_queues(*counts) for counts in queue_lengths(lifecycles(trace))]
@@ -68,8 +69,8 @@ def _row_name(row: int, name: str) -> dict[str, Any]:
     return {"ph": "M", "name": "thread_name", "pid": 1, "tid": row, "args": {"name": name}}
 
 
-def _instant(row: int, time: float, reason: FinishReason) -> dict[str, Any]:
-    return {"ph": "i", "name": reason.name, "pid": 1, "tid": row, "ts": time * MICROSECONDS, "s": "t"}
+def _instant(row: int, time: float, what: str) -> dict[str, Any]:
+    return {"ph": "i", "name": what, "pid": 1, "tid": row, "ts": time * MICROSECONDS, "s": "t"}
 
 
 def _queues(time: float, waiting: int, running: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from servelab.request import FinishReason
-from servelab.trace.events import Accepted, Admitted, Finished, Refused, Stepped
+from servelab.trace.events import Accepted, Admitted, Finished, Preempted, Refused, Stepped
 from servelab.trace.trace import Trace
 
 SERVED = {FinishReason.STOP_TOKEN, FinishReason.STOP_STRING, FinishReason.LENGTH, FinishReason.CONTEXT}
@@ -34,12 +34,21 @@ class Turn(NamedTuple):
     token: int | None  # received; None: its prompt is not finished, or the token was discarded
 
 
+class Absence(NamedTuple):
+    """From when a request was preempted until it was admitted again; None: it never was."""
+
+    left: float
+    back: float | None
+
+
 @dataclass(slots=True)
 class Lifecycle:
     """What one request experienced. Seconds of the run; None where it did not come to that.
 
     cause: why it failed, or what was wrong with it when it was refused.
-    admission: how many had been admitted before it.
+    admitted, admission: when, the first time, and how many had been admitted before it.
+    cached: tokens of its prompt that were computed already when it was admitted.
+    absences: the times in which it was preempted and waited again.
     token_times: when each token came.
     """
 
@@ -51,6 +60,8 @@ class Lifecycle:
     refused: bool = False
     admitted: float | None = None
     admission: int = 0
+    cached: int = 0
+    absences: list[Absence] = field(default_factory=list)
     finished: float | None = None
     reason: FinishReason | None = None
     cause: str = ""
@@ -60,6 +71,7 @@ class Lifecycle:
     _steps: Sequence[Stepped] = field(default=(), repr=False)
     _numbers: list[int] = field(default_factory=list, repr=False)
     _places: list[int] = field(default_factory=list, repr=False)
+    _starts: list[tuple[int, int]] = field(default_factory=list, repr=False)  # turns before, tokens cached
 
     @property
     def served(self) -> bool:
@@ -74,6 +86,20 @@ class Lifecycle:
     def _turn(self, number: int, place: int) -> Turn:
         step = self._steps[number]
         return Turn(number, step.started, step.time, step.computed[place], step.tokens[place])
+
+    @property
+    def recomputed(self) -> int:
+        """Tokens that were computed again after a preemption."""
+        if not self.absences:
+            return 0
+        starts = dict(self._starts)
+        again = position = furthest = 0
+        for number, turn in enumerate(self.turns):
+            position = starts.get(number, position)
+            again += max(0, min(turn.computed, furthest - position))
+            position += turn.computed
+            furthest = max(furthest, position)
+        return again
 
     @property
     def token_steps(self) -> list[int]:
@@ -128,9 +154,10 @@ def lifecycles(trace: Trace) -> list[Lifecycle]:
                 lives.append(life)
             case Admitted():
                 if event.request in live:
-                    live[event.request].admitted = event.time
-                    live[event.request].admission = admissions
+                    _admit(live[event.request], event, admissions)
                 admissions += 1
+            case Preempted() if event.request in live:
+                live[event.request].absences.append(Absence(event.time, None))
             case Stepped():
                 _take_turns(event, len(steps), live)
                 steps.append(event)
@@ -138,6 +165,14 @@ def lifecycles(trace: Trace) -> list[Lifecycle]:
                 life = live.pop(event.request)
                 life.finished, life.reason, life.cause = event.time, event.reason, event.cause
     return lives
+
+
+def _admit(life: Lifecycle, event: Admitted, admissions: int) -> None:
+    if life.admitted is None:
+        life.admitted, life.admission, life.cached = event.time, admissions, event.cached
+    elif life.absences:
+        life.absences[-1] = life.absences[-1]._replace(back=event.time)
+    life._starts.append((len(life._numbers), event.cached))
 
 
 def _take_turns(event: Stepped, number: int, live: dict[str, Lifecycle]) -> None:
@@ -172,8 +207,15 @@ def queue_lengths(lives: Sequence[Lifecycle]) -> list[QueueLengths]:
         if life.admitted is not None:
             waiting[life.admitted] -= 1
             running[life.admitted] += 1
+        for absence in life.absences:
+            running[absence.left] -= 1
+            waiting[absence.left] += 1
+            if absence.back is not None:
+                waiting[absence.back] -= 1
+                running[absence.back] += 1
         if life.finished is not None:
-            (waiting if life.admitted is None else running)[life.finished] -= 1
+            waits = life.admitted is None or (life.absences and life.absences[-1].back is None)
+            (waiting if waits else running)[life.finished] -= 1
     lengths = [QueueLengths(0.0, waiting.pop(0.0, 0), running.pop(0.0, 0))]
     for time in sorted({*waiting, *running}):
         _, waited, ran = lengths[-1]

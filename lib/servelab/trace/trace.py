@@ -18,7 +18,7 @@ from servelab.request import FinishReason
 from servelab.text import visible_piece
 from servelab.trace.events import EVENT_KINDS, Event, Stepped
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Kind = TypeVar("Kind", bound=Event)
 
 
@@ -44,6 +44,8 @@ class TraceHeader:
     context_length: int
     stop_token_ids: tuple[int, ...]
     ageing: float = 0.0  # of requests in a queue by priority
+    kv_blocks: int = 0  # of the KV memory; 0: a slot for everybody
+    block_size: int = 0  # tokens
     cost: str = ""  # the cost model that made the times, when they are simulated
     seed: int | None = None  # of the workload
     machine: Machine = field(default_factory=this_machine)

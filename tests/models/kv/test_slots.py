@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.tiny import new_request
 
+from servelab.models.kv.size import KVSize
 from servelab.models.kv.slots import SlotCache
 
 
 def small_cache(slots: int = 3) -> SlotCache:
-    return SlotCache(layers=2, slots=slots, context_length=4, heads=1, head_dim=2)
+    return SlotCache(KVSize(2, 1, 2, 4), slots, context_length=4)
 
 
 def test_a_request_keeps_its_slot_and_the_lowest_free_one_is_taken() -> None:
@@ -38,7 +39,7 @@ def test_giving_back_what_one_does_not_hold_does_nothing() -> None:
 
 
 def test_memory_is_what_the_lesson_says() -> None:
-    cache = SlotCache(layers=30, slots=1, context_length=8192, heads=3, head_dim=64, device="meta")
+    cache = SlotCache(KVSize(30, 3, 64, 4), 1, context_length=8192, device="meta")
     assert cache.bytes_per_slot == 377_487_360  # SmolLM2 at its full context
 
 

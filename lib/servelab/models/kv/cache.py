@@ -1,8 +1,8 @@
 """What attention and the model ask of the memory for keys and values, however it is laid out.
 
-Slots (slots.py) keep room for a whole context for everybody. Whatever else keeps keys and values answers the
-same questions: who may store how much, where a step writes, and what it reads. Attention and the model know
-this and no layout.
+Slots (slots.py) keep room for a whole context for everybody; pages (paged.py) give everybody block after
+block. Both answer the same questions: who may store how much, where a step writes, what it reads, and who is
+read together. Attention and the model know this and no layout.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from torch import Tensor
 from servelab.request import Request
 
 Place = Any
-"""Where one request's keys and values are, in the cache's own terms. Whoever else holds one may sort it:
-what lies beside each other is read fastest together."""
+"""Where one request's keys and values are, in the cache's own terms."""
+
+Piece = tuple[Tensor, Tensor]
+"""Keys and values of some positions, (requests, heads, length, head_dim) each; one for a single request may
+be what several requests share."""
 
 
 class Writer(Protocol):
@@ -31,8 +34,9 @@ class Writer(Protocol):
 class Reader(Protocol):
     """What some requests have stored, as far as the longest of them."""
 
-    def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer, (requests, heads, length, head_dim) each."""
+    def read(self, layer: int) -> list[Piece]:
+        """Keys and values of one layer, one piece after the other. All but the last are of one request, or
+        shared by all; a single request comes in a single piece."""
         ...
 
 
@@ -40,7 +44,7 @@ class KVCache(Protocol):
     """Keys and values of running requests.
 
     context_length: most tokens of one request. slots: most requests at once.
-    scratch: a place for tokens that nobody reads.
+    scratch: a place for tokens that nobody reads, `scratch_length` of them at once.
     """
 
     @property
@@ -49,6 +53,8 @@ class KVCache(Protocol):
     def slots(self) -> int: ...
     @property
     def scratch(self) -> Place: ...
+    @property
+    def scratch_length(self) -> int: ...
     @property
     def device(self) -> torch.device: ...
 
@@ -64,8 +70,13 @@ class KVCache(Protocol):
         """For each token of a step: whose it is, and its position there (tokens)."""
         ...
 
+    def together(self, places: Sequence[Place], ends: Sequence[int]) -> list[list[int]]:
+        """Divide requests with so many tokens (by their numbers in the list) into groups, each in the order
+        in which one reader takes them."""
+        ...
+
     def reader(self, places: Sequence[Place], length: int) -> Reader:
-        """The first `length` tokens of each of these requests, whose places come sorted."""
+        """The first `length` tokens of each of one group."""
         ...
 
     def wipe(self, place: Place) -> None:
