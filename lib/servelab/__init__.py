@@ -39,11 +39,14 @@ from servelab.workloads import Arrival, Workload, poisson, users
 
 if TYPE_CHECKING:
     from servelab.models.causal_lm import CausalLM
+    from servelab.models.kv.blocks import Blocks
+    from servelab.models.kv.size import KVSize
     from servelab.serving.async_engine import AsyncEngine
 
 __all__ = [
     "Arrival",
     "AsyncEngine",
+    "Blocks",
     "CausalLM",
     "Continuous",
     "CostModel",
@@ -54,6 +57,7 @@ __all__ = [
     "Interleaved",
     "InvalidPlan",
     "InvalidRequest",
+    "KVSize",
     "Policy",
     "QueueFull",
     "QueueOrder",
@@ -89,5 +93,10 @@ __all__ = [
 
 __getattr__ = imported_on_use(
     __name__,
-    {"CausalLM": "servelab.models.causal_lm", "AsyncEngine": "servelab.serving.async_engine"},
+    {
+        "AsyncEngine": "servelab.serving.async_engine",
+        "Blocks": "servelab.models.kv.blocks",
+        "CausalLM": "servelab.models.causal_lm",
+        "KVSize": "servelab.models.kv.size",
+    },
 )

@@ -87,7 +87,7 @@ def keys() -> Iterator[Measurement]:
 def _steps(model: CausalLM, count: int) -> tuple[float, ...]:
     prompts = [[100 + user] * (count - 12) for user in range(USERS)]
     workload = users(prompts, max_new_tokens=24)
-    steps = _served(model, workload, Continuous(USERS, CHUNK)).of_kind(Stepped)
+    steps = _served(model, workload, Continuous(USERS)).of_kind(Stepped)
     return tuple(1000 * (one.time - one.started) for one in steps if one.paid == len(one.requests) == USERS)
 
 

@@ -4,6 +4,7 @@ from servelab.lab.figures.batch_places import batch_places
 from servelab.lab.figures.batch_sizes import batch_sizes
 from servelab.lab.figures.computed import computed_tokens
 from servelab.lab.figures.drawing import Drawing
+from servelab.lab.figures.kv_memory import kv_memory
 from servelab.lab.figures.lines import lines
 from servelab.lab.figures.load import load_panels
 from servelab.lab.figures.memory_of_threads import memory_of_threads
@@ -23,6 +24,7 @@ __all__ = [
     "computed_tokens",
     "heartbeats",
     "interleaving_timeline",
+    "kv_memory",
     "lines",
     "load_panels",
     "memory_of_threads",

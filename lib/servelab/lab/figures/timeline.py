@@ -214,14 +214,20 @@ class _Row:
         self.axes.text(x + side * inch, self.y, words, ha=align, va="center", color=palette.REFUSED)
 
     def _waiting(self, life: Lifecycle, arrived: float) -> None:
-        """A box from arrival to admission, or to the end of who was never admitted."""
+        """A box from arrival to admission, or to the end of who was never admitted; and one for each absence."""
         begun = life.admitted if life.admitted is not None else life.finished
-        until = self.window.scale.place(begun) if begun is not None else self.window.stop
-        left, right = self.window.cut(arrived, until)
+        self._wait(arrived, begun, "waits in the\nrequest queue")
+        for absence in life.absences:
+            back = absence.back if absence.back is not None else life.finished
+            self._wait(self.window.scale.place(absence.left), back, "preempted:\nwaits again")
+
+    def _wait(self, begin: float, end: float | None, why: str) -> None:
+        until = self.window.scale.place(end) if end is not None else self.window.stop
+        left, right = self.window.cut(begin, until)
         if right - left <= SHORTEST_WAIT * self.window.inch:
             return
         self._box(left, right, CELL_HEIGHT, facecolor="white", edgecolor=self.colour, hatch="//", alpha=0.6)
-        for words in ("waits in the\nrequest queue", "waits"):
+        for words in (why, why.split(":")[0], "waits"):
             if max(map(text_width, words.split("\n"))) + 0.1 < (right - left) / self.window.inch:
                 paper = {"facecolor": "white", "edgecolor": "none", "pad": 2.0}
                 centre = {"ha": "center", "va": "center", "color": self.colour, "bbox": paper}
