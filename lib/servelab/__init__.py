@@ -39,7 +39,7 @@ from servelab.workloads import Arrival, Workload, poisson, users
 
 if TYPE_CHECKING:
     from servelab.models.causal_lm import CausalLM
-    from servelab.models.kv.blocks import Blocks
+    from servelab.models.kv.blocks import Blocks, OutOfBlocks
     from servelab.models.kv.size import KVSize
     from servelab.serving.async_engine import AsyncEngine
 
@@ -58,6 +58,7 @@ __all__ = [
     "InvalidPlan",
     "InvalidRequest",
     "KVSize",
+    "OutOfBlocks",
     "Policy",
     "QueueFull",
     "QueueOrder",
@@ -98,5 +99,6 @@ __getattr__ = imported_on_use(
         "Blocks": "servelab.models.kv.blocks",
         "CausalLM": "servelab.models.causal_lm",
         "KVSize": "servelab.models.kv.size",
+        "OutOfBlocks": "servelab.models.kv.blocks",
     },
 )

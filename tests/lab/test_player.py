@@ -8,6 +8,7 @@ trace replayed here; both are left out, saying so, on a machine without node or 
 import json
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from servelab.lab.player import Player, player, player_html
 from servelab.lab.player.packing import packed
 from servelab.lab.player.player import player_data, script, style
 from servelab.scripted import utf8_bytes
-from servelab.trace import Accepted, Admitted, Finished, Refused, Stepped, Trace
+from servelab.trace import Accepted, Admitted, Event, Finished, Preempted, Refused, Stepped, Trace
 from servelab.trace.lifecycles import lifecycles, queue_lengths
 
 NODE = shutil.which("node")
@@ -67,6 +68,7 @@ STATE = """{
     standing: trace.users.map((_, request) => standing(trace, request, time)),
     tokens: trace.users.map((_, request) => tokensAt(trace, request, state.stepsDone)),
     texts: trace.users.map((_, request) => newestText(trace, request, state.stepsDone, 1000)),
+    holders: Array.from(blocksAt(trace, state).holders),
 }"""
 
 
@@ -77,8 +79,11 @@ def replayed(trace: Trace, time: float) -> dict[str, Any]:
     running: list[int] = []
     standing: list[str] = []
     texts: list[list[str]] = []
+    first_admitted: list[int] = []
+    memory = BlocksHeld(trace)
     steps = list(trace.of_kind(Stepped))
     for event in trace.events:
+        memory.follow(event, time)
         match event:
             case Accepted() | Refused():
                 there = event.time <= time
@@ -93,6 +98,12 @@ def replayed(trace: Trace, time: float) -> dict[str, Any]:
                 waiting.remove(number)
                 running.append(number)
                 standing[number] = "running"
+                first_admitted += [number] if number not in first_admitted else []
+            case Preempted() if event.time <= time:
+                number = live[event.request]
+                running.remove(number)
+                waiting.append(number)
+                standing[number] = "waiting"
             case Finished() if event.time <= time:
                 number = live.pop(event.request)
                 (waiting if number in waiting else running).remove(number)
@@ -104,14 +115,42 @@ def replayed(trace: Trace, time: float) -> dict[str, Any]:
     done = sum(step.time <= time for step in steps)
     computes = done < len(steps) and steps[done].started <= time
     return {
-        "waiting": waiting,
-        "running": running,
+        "waiting": sorted(waiting),
+        "running": sorted(running, key=first_admitted.index),
         "step": done if computes else -1,
         "stepsDone": done,
         "standing": standing,
         "tokens": [len(pieces) for pieces in texts],
         "texts": ["".join(pieces) for pieces in texts],
+        "holders": [memory.holders[block] for block in range(trace.header.kv_blocks)],
     }
+
+
+class BlocksHeld:
+    """How many hold each block, from the events up to a moment."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.size = trace.header.block_size
+        self.holders: Counter[int] = Counter()
+        self.tables: dict[str, list[int]] = {}
+        self.tokens: dict[str, int] = {}
+
+    def follow(self, event: Event, until: float) -> None:
+        if (event.started if isinstance(event, Stepped) else event.time) > until:
+            return
+        match event:
+            case Admitted():
+                self.tables[event.request], self.tokens[event.request] = list(event.blocks), event.cached
+                self.holders.update(event.blocks)
+            case Stepped():
+                blocks = list(event.blocks)
+                for name, computed in zip(event.requests, event.computed, strict=True):
+                    self.tokens[name] += computed
+                    while blocks and len(self.tables[name]) * self.size < self.tokens[name]:
+                        self.tables[name].append(blocks.pop(0))
+                self.holders.update(event.blocks)
+            case Preempted() | Finished():
+                self.holders.subtract(self.tables.pop(event.request, []))
 
 
 @needs_node

@@ -39,7 +39,7 @@ PARTS = (
     Part("queue_policy", "the queue and its policy", "02", "queue_and_concurrency_limit:check_queue_policy"),
     Part("worker", "the task that hands over", "03", "cooperative_multitasking:check_worker"),
     Part("batching_plan", "the batching plan", "04", "static_and_continuous_batching:check_batching_plan"),
-    Part("block_table", "the block table", "05"),
+    Part("block_table", "the block table", "05", "kv_cache_memory:check_block_table"),
     Part("web_app", "the HTTP door", "12"),
 )
 

@@ -214,7 +214,7 @@ class _Row:
         self.axes.text(x + side * inch, self.y, words, ha=align, va="center", color=palette.REFUSED)
 
     def _waiting(self, life: Lifecycle, arrived: float) -> None:
-        """A box from arrival to admission, or to the end of who was never admitted; and one for each absence."""
+        """A box from arrival to admission, or to the end of who was never admitted; one for each absence."""
         begun = life.admitted if life.admitted is not None else life.finished
         self._wait(arrived, begun, "waits in the\nrequest queue")
         for absence in life.absences:

@@ -54,6 +54,8 @@ function indexRequests(trace) {
     trace.lastEnd[request] = last;
     trace.refusedBefore[request + 1] = trace.refusedBefore[request] + trace.refused[request];
   }
+  trace.absencesFrom = offsets(trace.absences);
+  trace.holdingsFrom = offsets(trace.holdings);
   // The turns of request n are turnsOf[turnsFrom[n]] … turnsOf[turnsFrom[n + 1] - 1], in order.
   trace.turnsFrom = new Uint32Array(requests + 1);
   for (const request of trace.who) trace.turnsFrom[request + 1]++;
@@ -67,6 +69,13 @@ function indexRequests(trace) {
     trace.tokensBefore[turn] = tokens[request];
     if (trace.token[turn]) tokens[request]++;
   });
+}
+
+/** Where those of each request begin, in columns that hold one request's after the other's. */
+function offsets(counts) {
+  const from = new Uint32Array(counts.length + 1);
+  counts.forEach((count, request) => (from[request + 1] = from[request] + count));
+  return from;
 }
 
 /** How many of the values, which never fall, are at most `limit`. */
@@ -93,11 +102,34 @@ export function stateAt(trace, time) {
   const running = [];
   for (let request = countUpTo(trace.lastEnd, time); request < arrived; request++) {
     if (trace.ended[request] <= time) continue;
-    (trace.admitted[request] <= time ? running : waiting).push(request);
+    (isRunning(trace, request, time) ? running : waiting).push(request);
   }
   running.sort((one, two) => trace.admission[one] - trace.admission[two]);
   const computes = stepsDone < trace.steps && trace.starts[stepsDone] <= time;
   return { time, stepsDone, step: computes ? stepsDone : -1, arrived, waiting, running };
+}
+
+/** Admitted, and not preempted since. (Asked of those only that have not ended.) */
+function isRunning(trace, request, time) {
+  if (trace.admitted[request] > time) return false;
+  for (let place = trace.absencesFrom[request]; place < trace.absencesFrom[request + 1]; place++) {
+    if (trace.left[place] <= time && time < trace.back[place]) return false;
+  }
+  return true;
+}
+
+/** For each block of KV memory, how many hold it, and the last of them (or -1). */
+export function blocksAt(trace, state) {
+  const holders = new Uint32Array(trace.kvBlocks);
+  const holder = new Int32Array(trace.kvBlocks).fill(-1);
+  for (const request of state.running) {
+    for (let place = trace.holdingsFrom[request]; place < trace.holdingsFrom[request + 1]; place++) {
+      if (trace.taken[place] > state.time || trace.given[place] <= state.time) continue;
+      holders[trace.block[place]]++;
+      holder[trace.block[place]] = request;
+    }
+  }
+  return { holders, holder };
 }
 
 /** Where one request stands: "later", "refused", "waiting", "running" or "ended". */
@@ -105,7 +137,7 @@ export function standing(trace, request, time) {
   if (trace.arrived[request] > time) return "later";
   if (trace.refused[request]) return "refused";
   if (trace.ended[request] <= time) return "ended";
-  return trace.admitted[request] <= time ? "running" : "waiting";
+  return isRunning(trace, request, time) ? "running" : "waiting";
 }
 
 /** The place in `turnsOf` behind a request's last turn among the first `stepsDone` steps. */
@@ -227,6 +259,10 @@ export function happened(trace, from, to) {
     }
     if (trace.refused[request]) continue;
     if (passed(trace.admitted[request])) sentences.push(`${user} enters the processing queue`);
+    for (let place = trace.absencesFrom[request]; place < trace.absencesFrom[request + 1]; place++) {
+      if (passed(trace.left[place])) sentences.push(`${user} is preempted: others need its memory`);
+      if (passed(trace.back[place])) sentences.push(`${user} enters the processing queue again`);
+    }
     if (passed(trace.ended[request])) sentences.push(`${user} ends: ${reasonOf(trace, request)}`);
   }
   return sentences;

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import math
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from servelab.lab.figures import palette
 from servelab.request import FinishReason
 from servelab.text import is_half_character
 from servelab.trace import Lifecycle, Stepped, Trace, Turn, lifecycles
+from servelab.trace.kv_blocks import kv_use
 
 NEVER = math.inf
 LONGEST_LABEL = 160  # characters: a row shows the beginning of a prompt, so no more of it travels
@@ -33,6 +35,8 @@ def packed(trace: Trace) -> dict[str, Any]:
         "model": header.model,
         "evidence": header.evidence.value,
         "capacity": header.capacity,
+        "kvBlocks": header.kv_blocks,
+        "blockSize": header.block_size,
         "maxQueueSize": header.max_queue_size,
         "start": trace.began,
         "end": trace.end,
@@ -61,6 +65,7 @@ class _Columns:
         self.errors = {str(number): _cut(step.error) for number, step in enumerate(steps) if step.error}
         self.token_ids: dict[int, int] = {}  # to their place among the pieces, from 1; 0 is no token
         self.packed = {**_of_requests(lives), **_of_steps(steps), **self._of_turns(lives, steps)}
+        self.packed |= _of_memory(trace, len(lives))
 
     def _of_turns(self, lives: Sequence[Lifecycle], steps: Sequence[Stepped]) -> dict[str, dict[str, str]]:
         taken: list[list[tuple[int, Turn]]] = [[] for _ in steps]
@@ -89,6 +94,21 @@ def _of_requests(lives: Sequence[Lifecycle]) -> dict[str, dict[str, str]]:
         "ended": _seconds([life.arrived if life.refused else _or_never(life.finished) for life in lives]),
         "reason": _whole_numbers([life.reason or 0 for life in lives]),
         "refused": _whole_numbers([int(life.refused) for life in lives]),
+        "absences": _whole_numbers([len(life.absences) for life in lives]),
+        "left": _seconds([absence.left for life in lives for absence in life.absences]),
+        "back": _seconds([_or_never(absence.back) for life in lives for absence in life.absences]),
+    }
+
+
+def _of_memory(trace: Trace, lives: int) -> dict[str, dict[str, str]]:
+    """Each block that a request held, and from when until when; nothing with slots."""
+    holdings = sorted(kv_use(trace).holdings, key=lambda one: one.life) if trace.header.kv_blocks else []
+    counts = Counter(one.life for one in holdings)
+    return {
+        "holdings": _whole_numbers([counts[life] for life in range(lives)]),
+        "block": _whole_numbers([one.block for one in holdings]),
+        "taken": _seconds([one.begin for one in holdings]),
+        "given": _seconds([one.end for one in holdings]),
     }
 
 

@@ -5,7 +5,7 @@
 // goes through `textContent`, so nothing in it can become part of the page.
 // (Python joins both files into one module and leaves this import out.)
 import {
-  cellLabel, chooseRows, happened, newestText, nextStop, placeOf, previousStop, reasonOf, standing, stateAt,
+  blocksAt, cellLabel, chooseRows, happened, newestText, nextStop, placeOf, previousStop, reasonOf, standing, stateAt,
   tokensAt, turnsInWindow, unpack, windowStart,
 } from "./moments.js";
 
@@ -13,6 +13,7 @@ const MOST_ROWS = 8; // requests shown at once, as in the figures
 const MOST_ROWS_STACKED = 4; // where two traces stand one below the other, and the controls below both
 const NARROW = 1000; // pixels: less is not enough for two traces side by side
 const MOST_NAMES = 6; // of each queue
+const MOST_BLOCKS = 512; // of KV memory that are drawn one by one
 const COLUMN = 54; // pixels that a token needs
 const STRIP_POINTS = 240;
 const SPEEDS = [1, 2, 5].flatMap((digit) => [-4, -3, -2, -1, 0, 1, 2, 3].map((power) => digit * 10 ** power));
@@ -257,6 +258,7 @@ class Pane {
     make("b", "", caption, trace.policy);
     make("span", "", caption, ` · ${trace.model} · ${trace.evidence}`);
     this.buildFlow(make("div", "flow", this.root));
+    this.memory = trace.kvBlocks && trace.kvBlocks <= MOST_BLOCKS ? new Memory(this.root, trace, colours) : null;
     this.numbers = make("div", "numbers", this.root);
     this.numbers.setAttribute("aria-hidden", "true");
     this.rows = Array.from({ length: Math.min(MOST_ROWS, trace.requests) }, () => new Row(this.root, trace, colours));
@@ -325,6 +327,7 @@ class Pane {
     this.drawNumbers(first);
     this.waiting.draw(state.waiting);
     this.running.draw(state.running);
+    this.memory?.draw(state);
     this.drawModel(state);
     this.drawTally(state, requests);
     const [start, end] = this.span;
@@ -364,6 +367,32 @@ class Pane {
     const refused = trace.refusedBefore[state.arrived];
     const ended = state.arrived - refused - state.waiting.length - state.running.length;
     write(this.tally, `${ended} ended · ${refused} refused · ${trace.requests - state.arrived} to come`);
+  }
+}
+
+/** KV memory, block by block: each in its holder's colour, striped where several share it. */
+class Memory {
+  constructor(parent, trace, colours) {
+    this.trace = trace;
+    this.colours = colours;
+    const box = make("div", "memory", parent);
+    this.says = make("p", "", box);
+    const blocks = make("div", "blocks", box);
+    blocks.setAttribute("aria-hidden", "true"); // the sentence above says how many
+    this.blocks = Array.from({ length: trace.kvBlocks }, () => make("span", "block", blocks));
+  }
+
+  draw(state) {
+    const { trace, colours } = this;
+    const { holders, holder } = blocksAt(trace, state);
+    const held = holders.filter((count) => count > 0).length;
+    const shared = holders.filter((count) => count > 1).length;
+    const room = `KV memory: ${held} of ${counted(trace.kvBlocks, "block")} held, ${trace.blockSize} tokens each`;
+    write(this.says, room + (shared ? `; striped: ${shared} shared` : ""));
+    this.blocks.forEach((block, number) => {
+      paint(block, holder[number] < 0 ? "transparent" : colours[trace.colour[holder[number]]]);
+      block.classList.toggle("shared", holders[number] > 1);
+    });
   }
 }
 
@@ -450,7 +479,7 @@ class Row {
     switch (stands) {
       case "later": return "not yet here";
       case "refused": return "refused: the queue is full";
-      case "waiting": return "waiting";
+      case "waiting": return this.trace.admitted[request] <= state.time ? `preempted, ${tokens}` : "waiting";
       case "running": return `running, ${tokens}`;
       default: return `ended: ${reasonOf(this.trace, request)}, ${tokens}`;
     }
