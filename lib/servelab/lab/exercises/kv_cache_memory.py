@@ -67,7 +67,7 @@ class _Trial:
         self._free("at the beginning")
         if self.table.grow("ann", 1) is None:
             raise NotStarted("grow() returns None: return the numbers of the request's blocks.")
-        self.table.release("ann")
+        self._release("ann")
         tokens = dict.fromkeys(("ann", "bob", "cy", "dee"), 0)
         for _ in range(MOVES):
             name = draw.choice(list(tokens))
