@@ -24,7 +24,8 @@ from servelab.trace.kv_blocks import Holding, KVUse, kv_use
 
 LEFT, WIDTH = 0.75, palette.WIDTH - 0.95  # inches: where the axes begin, and how wide they are
 BETWEEN = 0.42  # inches, for a panel's own line above it
-TALL = 2.4  # inches for the largest memory; others in proportion
+TALL = 2.6  # inches for the largest memory; others in proportion
+LETTERS = 0.118  # inches that a number needs
 ROW = 0.15  # inches: a block is not drawn taller
 MARKS = {
     "number": "number: the user",
@@ -140,7 +141,7 @@ def _number(
     """The user's number, where a run is long and tall enough for it."""
     name = (re.findall(r"\d+$", life.user) or [""])[0]
     tall = (blocks[1] - blocks[0]) * row
-    if name and text_width(name) + 0.06 < (right - left) / inch and tall >= ROW - 0.001:
+    if name and text_width(name) + 0.06 < (right - left) / inch and tall >= LETTERS:
         middle = (blocks[0] + min(blocks[1], blocks[0] + ROW / row)) / 2
         axes.text(left + 0.04 * inch, middle, name, va="center", color="white", fontsize=8.5)
 
