@@ -81,6 +81,33 @@ ROWS = [
         [f"lag of the loop, p99, 32 tasks, steps {where}" for where in ("on the model", "on the loop")],
         "ms",
     ),
+    (
+        "tokens a second lost by KV memory in pages instead of slots, 32 users",
+        "memory",
+        ["serving32: tokens a second lost by pages"],
+        "%",
+    ),
+    *(
+        (
+            f"a step for 32 users with 64, 256, 512, 1,024 tokens of text each, KV memory in {kind}",
+            "memory",
+            [f"a step over {keys} keys each, 32 users, {kind}" for keys in (64, 256, 512, 1024)],
+            "ms",
+        )
+        for kind in ("slots", "pages")
+    ),
+    (
+        "of 64 users, running at once in 100 MB: slots of 1,024 tokens, of 256, pages",
+        "memory",
+        [f"of 64 users, at once in 100 MB, {kind}" for kind in ("slots for 1024", "slots for 256", "pages")],
+        "users",
+    ),
+    (
+        "first token of 32 users with 300 equal tokens: computed by each, shared",
+        "memory",
+        [f"first token, 32 users, 300 tokens {how}" for how in ("not shared", "shared")],
+        "s",
+    ),
 ]
 
 
