@@ -32,6 +32,8 @@ LESSON = "02_queue_and_concurrency_limit.ipynb"
 RACES = "07_thread_safety.ipynb"
 TASKS = "03_cooperative_multitasking.ipynb"
 BATCHES = "04_static_and_continuous_batching.ipynb"
+MEMORY = "05_kv_cache_memory.ipynb"
+PROMPTS = "06_long_prompts.ipynb"
 SETUP = runpy.run_path(str(REPOSITORY / "start.py"))
 BROWSER = SETUP["find_browser"]()
 IDLE = re.compile(r"Python 3.*\| Idle")  # the status bar; the notebook's own indicator says idle too early
@@ -437,6 +439,51 @@ def test_the_lesson_on_batching_runs_and_a_batching_plan_is_scored(lab: Lab, bro
     cell_at(page, last).click()
     page.keyboard.press("Shift+Enter")
     expect(output_at(page, last)).to_contain_text("It beats Continuous on", timeout=1000 * CLICK)
+    assert errors(page) == []
+
+
+def test_the_lesson_on_kv_memory_runs_and_a_block_table_is_kept(lab: Lab, browser: Any) -> None:
+    """The measured figures, the calculator's sliders, the player's blocks; the exercise, solved and kept."""
+    from playwright.sync_api import expect
+
+    page = opened_and_run(lab, browser, MEMORY)
+    move_a_slider(page, place_of(lab, "lab.knobs(", lesson=MEMORY))
+    player = output_at(page, place_of(lab, "lab.player(", lesson=MEMORY))
+    expect(player).to_contain_text("of 22 blocks held, 16 tokens each")
+    place = place_of(lab, "\nexercises.check_block_table(", lesson=MEMORY)
+    stub = "".join(cells(lab, MEMORY)[place]["source"])
+    solved = stub.replace("        return None  # write this method", GROW).replace(
+        "        pass  # and this one", "        self.unused += self.__dict__.pop(request_id, [])"
+    )
+    replace_source(page, place, solved)
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, place)).to_contain_text("Passed", timeout=1000 * CLICK)
+    kept = place_of(lab, "lab.keep(", lesson=MEMORY)
+    cell_at(page, kept).click()
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, kept)).to_contain_text("Kept as", timeout=1000 * CLICK)
+    assert errors(page) == []
+
+
+GROW = """        table = self.__dict__.setdefault(request_id, [])
+        missing = -(-tokens // self.block_size) - len(table)
+        if missing > len(self.unused):
+            raise sl.OutOfBlocks
+        table += [self.unused.pop() for _ in range(missing)]
+        return list(table)"""
+
+
+def test_the_lesson_on_long_prompts_runs_and_a_prompt_is_put_in_order(lab: Lab, browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened_and_run(lab, browser, PROMPTS)
+    place = place_of(lab, "\nexercises.check_prompt(", lesson=PROMPTS)
+    stub = "".join(cells(lab, PROMPTS)[place]["source"])
+    assert "{date} {rules} {document} {question}" in stub
+    right = "{rules} {document} {date} {question}"
+    replace_source(page, place, stub.replace("{date} {rules} {document} {question}", right))
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, place)).to_contain_text("Passed", timeout=1000 * CLICK)
     assert errors(page) == []
 
 

@@ -22,6 +22,7 @@ from servelab.lab.figures import palette
 from servelab.lab.player import Player, player, player_html
 from servelab.lab.player.packing import packed
 from servelab.lab.player.player import player_data, script, style
+from servelab.models.kv.blocks import Blocks
 from servelab.scripted import utf8_bytes
 from servelab.trace import Accepted, Admitted, Event, Finished, Preempted, Refused, Stepped, Trace
 from servelab.trace.lifecycles import lifecycles, queue_lengths
@@ -371,6 +372,26 @@ def test_scrubbing_goes_to_any_moment(browser: Any, tmp_path: Path) -> None:
     state = replayed(trace, moment)
     assert f"{len(state['running'])} running" in screen.text(".box", 1)
     assert not screen.complaints
+
+
+def test_kv_memory_is_seen_block_by_block(browser: Any, tmp_path: Path) -> None:
+    """Two who begin alike share two blocks; with too little memory somebody is preempted."""
+    prompts = [[7] * 9, [7] * 9, [1] * 9, [2] * 9]
+    come = users(prompts, at=[0, 1.5, 2.5, 2.5], max_new_tokens=[9, 9, 6, 9])
+    trace = simulate(come, Continuous(4), ScriptedModel.long_text(time_per_token=1.0, memory=Blocks(14, 4)))
+    screen = Screen(browser, tmp_path, player_html(trace))
+    screen.press("End")
+    assert "0 of 14 blocks held, 4 tokens each" in screen.text(".memory p")
+    screen.press("Home")
+    screen.press(*["ArrowRight"] * 3)
+    assert "2 shared" in screen.text(".memory p")
+    assert screen.page.locator(".block.shared").count() == 2
+    assert screen.page.locator(".block").count() == 14
+    gone = next(event for event in trace.of_kind(Preempted))
+    screen.page.get_by_label("Time").evaluate(
+        "(slider, time) => { slider.value = time; slider.dispatchEvent(new Event('input')); }", gone.time
+    )
+    assert "preempted" in screen.page.locator(".row .state").all_inner_texts()[3]
 
 
 @pytest.mark.parametrize("width", [716, 1300])

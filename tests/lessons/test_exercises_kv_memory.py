@@ -18,12 +18,12 @@ from servelab.lab.exercises.kv_cache_memory import check_block_table, check_fit
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ((None, 5, 45), "Write a number"),
-        ((65_536, 5, 45), "is half"),
-        ((1_048_576, 5, 45), "2 × layers"),
-        ((131_072, 45, 45), "whole context"),
-        ((131_072, 5, 46), "whole blocks"),
-        (("131072", 5, 45), "a text"),
+        ((None, 19, 161), "Write a number"),
+        ((36_864, 19, 161), "is half"),
+        ((147_456, 19, 161), "2 × layers"),
+        ((73_728, 161, 161), "whole context"),
+        ((73_728, 19, 162), "whole blocks"),
+        (("73728", 19, 161), "a text"),
     ],
 )
 def test_wrong_numbers_are_answered(given: Any, says: str) -> None:
@@ -33,7 +33,7 @@ def test_wrong_numbers_are_answered(given: Any, says: str) -> None:
 
 
 def test_the_right_numbers_pass() -> None:
-    assert check_fit(131_072, 5, 45).verdict is Verdict.PASSED
+    assert check_fit(73_728, 19, 161).verdict is Verdict.PASSED
 
 
 # Exercise 2

@@ -11,9 +11,9 @@ from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_a
 from servelab.models.kv.blocks import OutOfBlocks
 from servelab.models.kv.size import KVSize
 
-# Exercise 1: 32 layers, 8 key/value heads of 128 numbers, bfloat16; so many bytes are left for them.
-SIZE = KVSize(layers=32, heads=8, head_dim=128, bytes_per_number=2)
-LEFT, CONTEXT, IN_USE, BLOCK = 6_000_000_000, 8192, 1000, 16
+# Exercise 1: 36 layers, 4 key/value heads of 128 numbers, bfloat16; so many bytes are left for them.
+SIZE = KVSize(layers=36, heads=4, head_dim=128, bytes_per_number=2)
+LEFT, CONTEXT, IN_USE, BLOCK = 12_000_000_000, 8192, 1000, 16
 
 # Exercise 2: blocks, tokens in each, and the beginning of the random moves.
 TABLES = ((8, 4, 1), (3, 1, 2), (12, 16, 3), (5, 3, 4))

@@ -29,7 +29,8 @@ LETTERS = 0.118  # inches that a number needs
 ROW = 0.15  # inches: a block is not drawn taller
 MARKS = {
     "number": "number: the user",
-    "reserved": "hatched grey: kept for a user, nothing stored",
+    "free": "white: free",
+    "reserved": "grey lines: kept for a user, empty",
     "shared": "white stripes: shared",
     "preempted": "✕: preempted",
 }
@@ -42,7 +43,7 @@ def kv_memory(runs: Mapping[str, Trace], *, says: str, axis: TimeAxis | str = Ti
     uses = {name: kv_use(trace) for name, trace in runs.items()}
     row = min(ROW, TALL / max(use.blocks for use in uses.values()))
     lines = {name: f"{name}: {_outcome(trace, uses[name])}" for name, trace in runs.items()}
-    marks = ["number"]
+    marks = ["number", "free"]
     with course_style():
         height = sum(use.blocks * row + BETWEEN for use in uses.values()) + lines_height(says) + 0.72
         figure = Figure(figsize=(palette.WIDTH, height), facecolor=palette.PAPER)
@@ -112,7 +113,12 @@ def _panel(axes: Axes, trace: Trace, use: KVUse, scale: Scale, row: float) -> It
             last = max(ended, default=0)
             axes.text(at(absence.left), last + 0.5, "✕", ha="center", va="center", color=palette.INK)
             yield "preempted"
-    axes.set_yticks([0.5, use.blocks - 0.5], ["block 1", str(use.blocks)])
+    if use.reserved:
+        per_slot = use.blocks // trace.header.capacity
+        middles = [(slot + 0.5) * per_slot for slot in range(trace.header.capacity)]
+        axes.set_yticks(middles, [f"slot {slot + 1}" for slot in range(trace.header.capacity)])
+    else:
+        axes.set_yticks([0.5, use.blocks - 0.5], ["block 1", str(use.blocks)])
     axes.tick_params(axis="y", length=0)
     axes.tick_params(labelbottom=False)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=scale.axis is TimeAxis.STEPS))
