@@ -165,8 +165,8 @@ def run_together(model: CausalLM, prompts: list[list[int]], new_tokens: int) -> 
 class StaleTables(Blocks):
     """Gives a block to somebody else while it is still in a table."""
 
-    def release(self, request: Request) -> None:
-        super().release(request)
+    def release(self, request: Request, *, spoiled: bool = False) -> None:
+        super().release(request, spoiled=spoiled)
         for other in self._tables:
             if self._tables[other].blocks[1:]:
                 self._empty.add(self._tables[other].blocks[0])

@@ -36,8 +36,10 @@ from servelab import (
     tokens_paid,
     users,
 )
+from servelab.models import attention
 from servelab.models.causal_lm import CausalLM
 from servelab.models.kv.blocks import Blocks
+from servelab.models.kv.cache import Piece
 from servelab.models.kv.size import KVSize
 from servelab.trace import Admitted, Preempted, Stepped, lifecycles, queue_lengths
 
@@ -217,21 +219,25 @@ def test_a_failed_step_leaves_nothing_that_others_find() -> None:
 
 
 def test_numbers_that_are_none_stay_with_whom_they_came_from() -> None:
-    """A NaN is in the blocks of one: who computes beside it, or takes them afterwards, is not touched."""
+    """A NaN is in the blocks of one: who computes beside it, or takes them afterwards, is not touched.
+
+    Those who come after are read together though one is longer, so the shorter one's mask hides old numbers.
+    """
     poison = 90
     model = paged_model("llama", blocks=4)
     with torch.no_grad():
         model.network.model.embed_tokens.weight[poison] = torch.nan
     engine = Engine(model, Continuous(3), clock=VirtualClock())
-    params = SamplingParams(max_new_tokens=7)
+    params = SamplingParams(max_new_tokens=6)
     beside = engine.submit(Request([7], params))
-    sick = engine.submit(Request([8, poison], params))
+    sick = engine.submit(Request([8, *[poison] * 5], params))
     answered(engine, [beside, sick])
     assert sick.finish_reason is FinishReason.FAILED
-    after = [engine.submit(Request([prompt], params)) for prompt in (3, 4)]
+    model.cache.keys[:, :, :16] = model.cache.values[:, :, :16] = torch.nan  # wherever the sick one was
+    after = [engine.submit(Request(prompt, params)) for prompt in ([3], [4, 5])]
     answered(engine, after)
     for request in (beside, *after):
-        assert request.output_ids == greedy_answer("llama", tuple(request.prompt_ids), 7)
+        assert request.output_ids == greedy_answer("llama", tuple(request.prompt_ids), 6)
 
 
 # -- prompts that begin alike ----------------------------------------------------------------------
@@ -257,6 +263,28 @@ def test_tenants_share_nothing_and_an_answer_can_be_found_like_a_prompt() -> Non
     for salt in ("b", "a"):
         answered(engine, [engine.submit(Request(dialogue, params, cache_salt=salt))])
     assert [event.cached for event in engine.trace.of_kind(Admitted)] == [0, 0, 16]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_who_shares_a_beginning_is_read_together_however_long_the_rest_is(family: str, monkeypatch) -> None:
+    shared = []
+
+    def attend(queries: torch.Tensor, pieces: list[Piece], *rest: object) -> torch.Tensor:
+        shared.append(len(pieces) > 1)
+        return read_together(queries, pieces, *rest)
+
+    read_together = attention._attend
+    monkeypatch.setattr(attention, "_attend", attend)
+    begin = [3, 1, 4, 1, 5, 9, 2, 6]
+    engine = Engine(paged_model(family), Continuous(3), clock=VirtualClock())
+    first = engine.submit(Request([*begin, 7], SamplingParams(max_new_tokens=2)))
+    answered(engine, [first])
+    prompts = [[*begin, 7, 8], [*begin, 8], [*begin, 9, 9, 9]]
+    together = [engine.submit(Request(prompt, SamplingParams(max_new_tokens=9))) for prompt in prompts]
+    answered(engine, together)
+    assert any(shared)
+    for request in together:
+        assert request.output_ids == greedy_answer(family, tuple(request.prompt_ids), 9)
 
 
 def test_newcomers_of_one_step_cannot_share_and_those_of_the_next_do() -> None:
@@ -335,3 +363,113 @@ def test_a_plan_that_computes_what_is_cached_is_told_how_much_is_left() -> None:
     engine.submit(Request([1] * 12, SamplingParams(max_new_tokens=1)))
     with pytest.raises(InvalidPlan, match="to compute 12 tokens, but has 4 to compute"):
         engine.step()
+
+
+# -- what a stranger found by attacking it ------------------------------------------------------------
+
+
+def test_a_salt_that_is_no_text_is_refused() -> None:
+    engine = Engine(scripted(blocks=9), Continuous(1), clock=VirtualClock())
+    for salt in (1, ["a"], None):
+        with pytest.raises(InvalidRequest, match="cache_salt is"):
+            engine.submit(Request([1, 2, 3], cache_salt=salt))  # type: ignore[arg-type]
+    assert not engine.waiting
+
+
+def test_what_a_failed_request_had_computed_before_is_not_found_any_more() -> None:
+    """Its first chunk yields no token, so nobody looks at its numbers until the second."""
+    model = paged_model("llama", blocks=12)
+    engine = Engine(model, Continuous(1, 8), clock=VirtualClock())
+    hook = model.network.model.layers[0].register_forward_hook(lambda *given: given[2] * torch.nan)
+    prompt = list(range(1, 21))
+    lost = engine.submit(Request(prompt, SamplingParams(max_new_tokens=2)))
+    engine.step()
+    hook.remove()
+    answered(engine, [lost])
+    assert lost.finish_reason is FinishReason.FAILED
+    again = engine.submit(Request(prompt, SamplingParams(max_new_tokens=2)))
+    answered(engine, [again])
+    assert again.output_ids == greedy_answer("llama", tuple(prompt), 2)
+
+
+def test_a_preempted_request_keeps_no_place_of_a_scripted_model() -> None:
+    model = ScriptedModel.long_text(memory=Blocks(7, 4), slots=2)
+    engine = Engine(model, Continuous(2), order=QueueOrder.PRIORITY, clock=VirtualClock())
+    params = SamplingParams(max_new_tokens=14)
+    requests = [engine.submit(Request([one] * 5, params, priority=5)) for one in (1, 2)]
+    while not any(engine.trace.of_kind(Preempted)):
+        engine.step()
+    requests.append(engine.submit(Request([3] * 5, params, priority=0)))
+    answered(engine, requests)
+    assert all(request.finish_reason is FinishReason.LENGTH for request in requests)
+
+
+@pytest.mark.parametrize("policy", [Continuous(4, prefill_first=True), Continuous(4, 4), Continuous(4, 8)])
+def test_nobody_is_admitted_to_be_preempted_at_once(policy: Continuous) -> None:
+    arrivals = [Arrival(0.3 * number, [number] * 12, SamplingParams(max_new_tokens=6)) for number in range(9)]
+    trace = simulate(arrivals, policy, scripted(9))
+    check_trace(trace)
+    for life in lifecycles(trace):
+        for absence in life.absences:
+            before = [turn for turn in life.turns if turn.ended <= absence.left and turn.token is not None]
+            assert before, f"{life.request} was preempted before its first token"
+
+
+def test_an_engine_over_a_memory_that_another_one_holds_says_so() -> None:
+    model = scripted(blocks=9)
+    first = Engine(model, Continuous(1), clock=VirtualClock())
+    first.submit(Request([1] * 5, SamplingParams(max_new_tokens=3)))
+    first.step()
+    with pytest.raises(ValueError, match=r"2 blocks .* are held by requests of another engine"):
+        Engine(model, Continuous(1))
+    first.close()
+    Engine(model, Continuous(1))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"kv_bytes": "1GB"}, "kv_bytes is '1GB'"),
+        ({"kv_bytes": 0.5}, "use a whole number"),
+        ({"kv_bytes": 10**6, "block_size": 0}, "block_size is 0"),
+        ({"kv_bytes": 10**6, "block_size": -4}, "block_size is -4"),
+        ({"kv_bytes": float("inf")}, "kv_bytes is inf"),
+    ],
+)
+def test_a_memory_of_no_size_is_refused_in_a_sentence(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        CausalLM(new_network("llama"), **given)  # type: ignore[arg-type]
+
+
+def test_a_size_may_be_written_as_1e6_and_a_model_may_have_any_precision() -> None:
+    assert CausalLM(new_network("llama"), kv_bytes=1e6).memory.blocks > 1  # type: ignore[arg-type]
+    assert CausalLM(new_network("llama").double(), slots=1).kv_size.bytes_per_number == 8
+    with pytest.raises(ValueError, match="kv_bytes"):
+        Engine(CausalLM(new_network("llama"), kv_bytes=20_000), Continuous(64))
+
+
+def test_admitting_a_crowd_that_shares_a_long_beginning_asks_few_questions() -> None:
+    """Each newcomer is looked up once, and the line is not tried from its head again for each of them."""
+    memory = Blocks(4000)
+    asked = {"fits": 0, "looked up": 0}
+
+    class Counted(Blocks):
+        def fits(self, *given: object) -> bool:
+            asked["fits"] += 1
+            return super().fits(*given)  # type: ignore[arg-type]
+
+        def _look_up(self, request: Request) -> object:
+            asked["looked up"] += 1
+            return super()._look_up(request)
+
+    memory = Counted(4000)
+    engine = Engine(ScriptedModel.long_text(memory=memory), Continuous(200), max_queue_size=300)
+    params = SamplingParams(max_new_tokens=3)
+    answered(engine, [engine.submit(Request([7] * 2000, params))])
+    crowd = [engine.submit(Request([7] * 2000 + [number], params)) for number in range(200)]
+    asked.update(dict.fromkeys(asked, 0))
+    engine.step()
+    assert len(engine.running) == 200
+    assert asked["looked up"] <= 2 * 200
+    assert asked["fits"] <= 30
+    answered(engine, crowd)

@@ -38,6 +38,7 @@ from servelab.trace import (
     TraceHeader,
 )
 from servelab.validation import (
+    check_memory,
     check_plan,
     check_policy,
     check_queue,
@@ -79,6 +80,7 @@ class Engine:
         max_events: int | None = None,
     ) -> None:
         check_policy(policy, model)
+        check_memory(model)
         check_queue(max_queue_size, order, ageing)
         self.model = model
         self.policy = policy
@@ -389,7 +391,7 @@ class Engine:
         else:
             del self._running[request]
         if request.admission:  # a preempted one waits, and a model may still know it
-            self._release(request)
+            self._release(request, spoiled=reason is FinishReason.FAILED)
         del self._live[request.id]
         request.state = RequestState.FINISHED
         request.finish_reason = reason
@@ -407,9 +409,9 @@ class Engine:
         if request.on_finish is not None:
             self._calls.append((request, partial(request.on_finish, request)))
 
-    def _release(self, request: Request) -> None:
+    def _release(self, request: Request, spoiled: bool) -> None:
         if self.memory is not None:
-            self.memory.release(request)
+            self.memory.release(request, spoiled=spoiled)
         try:
             self.model.release(request)
         except Exception:

@@ -58,13 +58,15 @@ class StepCost(Protocol):
 class KVMemory(Protocol):
     """The memory for keys and values where it is given out in blocks, as the engine and a policy see it.
 
-    blocks, block_size: so many blocks, of so many tokens each.
+    blocks, block_size: so many blocks, of so many tokens each. free: how many nobody holds.
     """
 
     @property
     def blocks(self) -> int: ...
     @property
     def block_size(self) -> int: ...
+    @property
+    def free(self) -> int: ...
 
     def cached(self, request: Request) -> int:
         """How many tokens of a request that does not run are computed already; at least one never is."""
@@ -88,8 +90,8 @@ class KVMemory(Protocol):
         """What the request has computed may be found by others from now on."""
         ...
 
-    def release(self, request: Request) -> None:
-        """Take back what the request holds."""
+    def release(self, request: Request, *, spoiled: bool = False) -> None:
+        """Take back what the request holds. spoiled: nobody is to find it any more."""
         ...
 
 

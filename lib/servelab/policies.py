@@ -19,7 +19,7 @@ belongs to one engine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -169,8 +169,8 @@ class Continuous:
     prefill_first: while any prompt is uncomputed, compute prompts only, and let those who generate
         rest. First words come sooner, and gaps grow with every newcomer. Otherwise both share a step.
 
-    Newcomers are admitted as long as the step and the next one fit into memory. When those who run need more
-    than there is, whoever was admitted last is preempted.
+    Newcomers are admitted as long as everybody's next two tokens fit into memory. When those who run need
+    more than there is, whoever was admitted last is preempted.
     """
 
     max_concurrency: int
@@ -190,18 +190,18 @@ class Continuous:
         return StepPlan(admit, self._tokens(view, running, admit), preempt=preempt)
 
     def _newcomers(self, view: View) -> Sequence[Request]:
-        """Those who can compute in this step, and for whose step there is memory, and for the next."""
+        """Those who can compute in this step, and for whose first token, and the next, there is memory."""
         next_ones = view.waiting[: self.max_concurrency - len(view.running)]
         if view.memory is None and self.max_tokens_per_step is None:
             return next_ones
-        admit: list[Request] = []
-        for newcomer in next_ones:
-            tokens = self._tokens(view, view.running, [*admit, newcomer])
-            one_more = {request: count + 1 for request, count in tokens.items()}
-            if newcomer not in tokens or not view.fits(one_more, [*admit, newcomer]):
-                break
-            admit.append(newcomer)
-        return admit
+        ahead = {request: request.uncomputed + 1 for request in view.running}  # until after the next token
+
+        def fit(admit: Sequence[Request]) -> bool:
+            compute = self._tokens(view, view.running, admit)
+            needed = ahead | {request: view.uncomputed(request) + 1 for request in admit}
+            return all(request in compute for request in admit) and view.fits(needed, admit)
+
+        return longest_beginning(next_ones, fit)
 
     def _tokens(
         self, view: View, running: Sequence[Request], admit: Sequence[Request] = ()
@@ -213,19 +213,32 @@ class Continuous:
         return within_budget(tokens, self.max_tokens_per_step)
 
 
-def fitting_to_their_end(view: View, most: int) -> list[Request]:
+def longest_beginning(line: Sequence[Request], fit: Callable[[Sequence[Request]], bool]) -> Sequence[Request]:
+    """As many of a line, from its head, as fit together. Asks for 1, 2, 4 …, then between: few questions."""
+    fitting, too_many = 0, 1
+    while too_many <= len(line) and fit(line[:too_many]):
+        fitting, too_many = too_many, 2 * too_many
+    too_many = min(too_many, len(line) + 1)
+    while too_many - fitting > 1:
+        middle = (fitting + too_many) // 2
+        fitting, too_many = (middle, too_many) if fit(line[:middle]) else (fitting, middle)
+    return line[:fitting]
+
+
+def fitting_to_their_end(view: View, most: int) -> Sequence[Request]:
     """The next to be served for whom there is memory even if everybody's answer becomes as long as it may.
 
     Nobody who is admitted so has to be preempted: what a strategy asks that lets nobody go.
     """
+    if view.memory is None:
+        return view.waiting[:most]
     whole = {request: _tokens_to_its_end(request) for request in view.running}
-    admit: list[Request] = []
-    for newcomer in view.waiting[:most]:
-        whole[newcomer] = _tokens_to_its_end(newcomer) - view.cached(newcomer)
-        if not view.fits(whole, [*admit, newcomer]):
-            break
-        admit.append(newcomer)
-    return admit
+
+    def fit(admit: Sequence[Request]) -> bool:
+        newcomers = {request: _tokens_to_its_end(request) - view.cached(request) for request in admit}
+        return view.fits(whole | newcomers, admit)
+
+    return longest_beginning(view.waiting[:most], fit)
 
 
 def _tokens_to_its_end(request: Request) -> int:

@@ -146,7 +146,7 @@ class ScriptedModel:
         return answer[len(request.output_ids)]
 
     def _begin(self, request: Request) -> tuple[int, ...]:
-        if len(self._answers) >= self.slots:
+        if self.memory is None and len(self._answers) >= self.slots:  # a preempted one's answer is kept
             raise RuntimeError(
                 f"All {self.slots} slots are taken: lower the limit or give the model more slots."
             )

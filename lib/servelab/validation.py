@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping, Sequence
 
-from servelab.model import TokenModel
+from servelab.model import KVMemory, TokenModel
 from servelab.policies import Policy, StepPlan, View
 from servelab.queueing import QueueOrder
 from servelab.request import InvalidRequest, Prompt, Request, RequestState, SamplingParams
@@ -33,9 +33,11 @@ def check_policy(policy: Policy, model: TokenModel) -> None:
     if not policy.capacity >= 1:
         raise ValueError(f"{described(policy)} lets {policy.capacity} requests run: let at least 1 run.")
     if policy.capacity > model.slots:
+        paged = getattr(model, "memory", None) is not None
+        room, bytes_of_it = ("blocks of KV memory", " (kv_bytes)") if paged else ("slots", " slots")
         raise ValueError(
             f"{described(policy)} lets {policy.capacity} requests run, but {model.name} has "
-            f"{model.slots} slots: lower the limit or load the model with more slots."
+            f"{model.slots} {room}: lower the limit or load the model with more{bytes_of_it}."
         )
     wait = getattr(policy, "max_wait_time", 0.0)
     if not 0 <= wait < math.inf:
@@ -45,6 +47,16 @@ def check_policy(policy: Policy, model: TokenModel) -> None:
         raise ValueError(
             f"{described(policy)} lets {policy.capacity} requests run and computes {budget} tokens a step, "
             f"so some would run without a token: use {policy.capacity} or more, or a lower limit."
+        )
+
+
+def check_memory(model: TokenModel) -> None:
+    """Raise ValueError for a model in whose KV memory somebody else's requests still are."""
+    memory: KVMemory | None = getattr(model, "memory", None)
+    if memory is not None and memory.free < memory.blocks:
+        raise ValueError(
+            f"{memory.blocks - memory.free} blocks of the KV memory of {model.name} are held by requests of "
+            "another engine: let those end, close() that engine, or load the model again."
         )
 
 
@@ -81,6 +93,8 @@ def check_request(request: Request, taken: Container[str]) -> None:
         )
     if not isinstance(request.params, SamplingParams):
         raise InvalidRequest(f"params is {request.params!r}: use SamplingParams(max_new_tokens=…).")
+    if not isinstance(request.cache_salt, str):
+        raise InvalidRequest(f"cache_salt is {request.cache_salt!r}: use a text.")
     if not isinstance(request.priority, int):
         raise InvalidRequest(f"priority is {request.priority!r}: use a whole number.")
     check_max_queue_wait(request.max_queue_wait)

@@ -21,6 +21,7 @@ class Arrival:
     at: seconds after the run begins.
     patience: seconds after which the user leaves, answered or not; None: never.
     max_queue_wait: seconds after which the server gives up on a request still in the queue.
+    cache_salt: of the tenant, see `Request`.
     """
 
     at: float
@@ -31,6 +32,7 @@ class Arrival:
     priority: int = 0
     patience: float | None = None
     max_queue_wait: float | None = None
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.at < math.inf:
@@ -48,6 +50,7 @@ class Arrival:
             id=self.id,
             user=self.user,
             priority=self.priority,
+            cache_salt=self.cache_salt,
             max_queue_wait=self.max_queue_wait,
         )
 

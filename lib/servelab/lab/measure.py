@@ -101,6 +101,8 @@ def step_seconds(model: CausalLM, tokens: int, *, users: int = 1, stored: int = 
     """
     from servelab.models import model_thread
 
+    if model.memory is not None:
+        raise ValueError("Steps are measured in slots: load the model without kv_bytes.")
     requests = [Request("measured") for _ in range(users)]
     chunks = [Chunk(request, stored, [ANY_TOKEN] * tokens, samples=True) for request in requests]
     durations = []
@@ -137,7 +139,7 @@ def _store(model: CausalLM, requests: Sequence[Request], tokens: int) -> None:
     from servelab.models.kv.slots import SlotCache
 
     cache = model.cache
-    assert isinstance(cache, SlotCache), "only slots have room that nobody asked for"
+    assert isinstance(cache, SlotCache)
     for request in requests:
         place = cache.take(request, tokens)
         cache.keys[:, place, :, :tokens] = cache.values[:, place, :, :tokens] = 1.0

@@ -79,7 +79,7 @@ class CausalLM:
         self.vocabulary = config.vocab_size
         self.stop_token_ids = _stop_token_ids(network, tokenizer)
         kind = f"{network.dtype}, {network.device.type}".removeprefix("torch.")
-        self.name = f"{name or Path(config.name_or_path).name or config.model_type}, {kind}"
+        self.name = f"{name or Path(config.name_or_path or '').name or config.model_type}, {kind}"
         warn_of_other_answers(network.generation_config, self.name)
         self._own_tokenizer = own_copy(tokenizer) if tokenizer is not None else None
         self._token_bytes = TokenBytes(self._own_tokenizer) if self._own_tokenizer is not None else None

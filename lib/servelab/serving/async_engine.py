@@ -68,6 +68,7 @@ class About(TypedDict, total=False):
     id: str
     user: str
     priority: int
+    cache_salt: str
     max_queue_wait: float | None
 
 

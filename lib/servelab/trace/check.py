@@ -67,6 +67,7 @@ class _Life:
     admitted: float = math.inf
     admission: int = 0  # which of all, the last time
     blocks: list[int] = field(default_factory=list)
+    full: int = 0  # so many of its blocks
     computed: int = 0
     generated: int = 0
     last_token: int | None = None
@@ -89,6 +90,7 @@ class _Judge:
         self.running = 0
         self.admissions = 0
         self.holders: Counter[int] = Counter()  # of each block
+        self.filled: dict[int, int] = {}  # full blocks: as the how manieth of a table each was filled
         self.now = 0.0
         self.step_ended = 0.0
 
@@ -144,7 +146,10 @@ class _Judge:
             yield f"{event.request} finds {event.cached} tokens in {len(event.blocks)} blocks"
         if event.cached >= life.uncomputed:
             yield f"{event.request} finds all of its {life.uncomputed} tokens: none is left to compute"
-        life.computed = event.cached
+        for place, block in enumerate(event.blocks):
+            if self.filled.get(block) != place:
+                yield f"{event.request} finds its block {place} in block {block}, which holds something else"
+        life.computed, life.full = event.cached, len(event.blocks)
         yield from self._hold(event.request, life, event.blocks)
 
     def _hold(self, name: str, life: _Life, blocks: Iterable[int]) -> Iterator[str]:
@@ -165,10 +170,12 @@ class _Judge:
         if life is None or not life.running:
             yield f"{event.request} is preempted but did not run"
             return
+        if not self.header.kv_blocks:
+            yield f"{event.request} is preempted, but everybody has a slot"
         if all(life.admission <= other.admission for other in self.live.values() if other.running):
             yield f"{event.request} is preempted although it was admitted first of all who run"
         life.admitted = math.inf
-        life.computed = 0
+        life.computed = life.full = 0
         self.running -= 1
         self._let_go(life)
 
@@ -207,7 +214,12 @@ class _Judge:
                 return
             if self.holders[blocks[0]]:
                 yield f"{name} takes block {blocks[0]}, which somebody holds"
+            self.filled.pop(blocks[0], None)
             yield from self._hold(name, life, [blocks.popleft()])
+        for place in range(life.full, life.computed // (self.header.block_size or 1)):
+            if place < len(life.blocks):
+                self.filled[life.blocks[place]] = place
+        life.full = life.computed // (self.header.block_size or 1)
 
     def _computed(self, name: str, life: _Life, computed: int, token: int | None) -> Iterator[str]:
         if not 1 <= computed <= life.uncomputed:

@@ -7,10 +7,11 @@ are filled, and what a slot reserves besides is said as well. Knows nothing of h
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from servelab.trace.events import Accepted, Admitted, Finished, Preempted, Stepped
+from servelab.trace.events import Accepted, Admitted, Event, Finished, Preempted, Refused, Stepped
 from servelab.trace.trace import Trace
 
 SLOT_BLOCK = 16  # tokens: the parts in which a slot is shown to fill
@@ -62,7 +63,11 @@ class _Table:
 
 
 def kv_use(trace: Trace) -> KVUse:
-    """Follow every block from taking to release."""
+    """Follow every block from taking to release. Raises ValueError for a trace that has lost events."""
+    if trace.dropped:
+        raise ValueError(
+            "Events of this bounded trace are gone: record without max_events to see its memory."
+        )
     return _Fold(trace).use
 
 
@@ -75,56 +80,74 @@ class _Fold:
         self.use = KVUse(header.kv_blocks or header.capacity * self.per_slot, self.size)
         self.free_slots = list(range(header.capacity))
         self.live: dict[str, _Table] = {}
+        self.holders: Counter[int] = Counter()  # of each block
+        self.tokens = self.held = self.slots = 0  # stored now, each once; blocks held; slots taken
         self.now = trace.began
-        lives = 0
+        self.lives = 0
         for event in trace.events:
+            self._pass_time(event.started if isinstance(event, Stepped) else event.time)
+            self._follow(event)
             self._pass_time(event.time)
-            match event:
-                case Accepted():
-                    self.live[event.request] = _Table(lives)
-                case Admitted() if event.request in self.live:
-                    self._admit(event)
-                case Stepped():
-                    self._grow(event)
-                case Preempted() | Finished() if event.request in self.live:
-                    self._release(self.live[event.request])
-            lives += type(event).__name__ in ("Accepted", "Refused")
         for table in self.live.values():
             self._release(table)
 
     def _pass_time(self, time: float) -> None:
         passed, self.now = time - self.now, time
-        if not passed:
-            return
-        held = {block for table in self.live.values() for block, _, _ in table.blocks}
-        running = [table for table in self.live.values() if table.blocks or table.slot >= 0]
-        twice = sum(len(table.blocks) for table in running) - len(held) if self.paged else 0
-        self.use.stored += passed * (sum(table.tokens for table in running) - twice * self.size)
-        self.use.given_out += passed * self.size * (len(held) if self.paged else len(running) * self.per_slot)
+        self.use.stored += passed * self.tokens
+        self.use.given_out += passed * self.size * (self.held if self.paged else self.slots * self.per_slot)
 
-    def _admit(self, event: Admitted) -> None:
-        table = self.live[event.request]
-        table.since, table.tokens = event.time, event.cached
-        table.blocks = [(block, event.time, True) for block in event.blocks]
+    def _follow(self, event: Event) -> None:
+        match event:
+            case Accepted():
+                self.live[event.request] = _Table(self.lives)
+                self.lives += 1
+            case Refused():
+                self.lives += 1
+            case Admitted():
+                self._admit(self.live[event.request], event)
+            case Stepped():
+                self._grow(event)
+            case Preempted():
+                self._release(self.live[event.request])
+            case Finished():
+                self._release(self.live.pop(event.request))
+
+    def _admit(self, table: _Table, event: Admitted) -> None:
+        table.since = event.time
+        for block in event.blocks:
+            self._hold(table, block, event.time, found=True)
+        table.tokens = event.cached
         if not self.paged:
             table.slot = heapq.heappop(self.free_slots)
+            self.slots += 1
+
+    def _hold(self, table: _Table, block: int, begin: float, *, found: bool) -> None:
+        table.blocks.append((block, begin, found))
+        self.holders[block] += 1
+        if self.holders[block] == 1:
+            self.held += 1
+            self.tokens += self.size if found else 0
 
     def _grow(self, event: Stepped) -> None:
         blocks = iter(event.blocks)
         for name, computed in zip(event.requests, event.computed, strict=True):
-            if name not in self.live:
-                continue
             table = self.live[name]
             table.tokens += computed
+            self.tokens += computed
             while len(table.blocks) * self.size < table.tokens:
                 block = next(blocks) if self.paged else table.slot * self.per_slot + len(table.blocks)
-                table.blocks.append((block, event.started, False))
+                self._hold(table, block, event.started, found=False)
 
     def _release(self, table: _Table) -> None:
-        for block, begin, found in table.blocks:
+        for place, (block, begin, found) in enumerate(table.blocks):
             self.use.holdings.append(Holding(block, table.life, begin, self.now, found))
+            self.holders[block] -= 1
+            if not self.holders[block]:
+                self.held -= 1
+                self.tokens -= min(self.size, table.tokens - place * self.size)
         if table.slot >= 0:
             first = table.slot * self.per_slot
             self.use.reserved.append(Reserved(first, first + self.per_slot, table.since, self.now))
             heapq.heappush(self.free_slots, table.slot)
+            self.slots -= 1
         table.blocks, table.slot, table.tokens = [], -1, 0

@@ -38,6 +38,8 @@ MARKS = {
 
 def kv_memory(runs: Mapping[str, Trace], *, says: str, axis: TimeAxis | str = TimeAxis.STEPS) -> Drawing:
     """A panel for each run by its name: a row for each block of its KV memory, in its holder's colour."""
+    if not runs:
+        raise ValueError('Give at least one run by its name, as in {"pages": trace}.')
     axis = TimeAxis(axis)
     scales = {name: Scale(trace, axis) for name, trace in runs.items()}
     uses = {name: kv_use(trace) for name, trace in runs.items()}

@@ -35,7 +35,7 @@ def packed(trace: Trace) -> dict[str, Any]:
         "model": header.model,
         "evidence": header.evidence.value,
         "capacity": header.capacity,
-        "kvBlocks": header.kv_blocks,
+        "kvBlocks": 0 if trace.dropped else header.kv_blocks,
         "blockSize": header.block_size,
         "maxQueueSize": header.max_queue_size,
         "start": trace.began,
@@ -101,8 +101,9 @@ def _of_requests(lives: Sequence[Lifecycle]) -> dict[str, dict[str, str]]:
 
 
 def _of_memory(trace: Trace, lives: int) -> dict[str, dict[str, str]]:
-    """Each block that a request held, and from when until when; nothing with slots."""
-    holdings = sorted(kv_use(trace).holdings, key=lambda one: one.life) if trace.header.kv_blocks else []
+    """Each block that a request held, and from when until when; nothing with slots, or if events are gone."""
+    known = trace.header.kv_blocks and not trace.dropped
+    holdings = sorted(kv_use(trace).holdings, key=lambda one: one.life) if known else []
     counts = Counter(one.life for one in holdings)
     return {
         "holdings": _whole_numbers([counts[life] for life in range(lives)]),

@@ -44,8 +44,8 @@ class Blocks:
     """
 
     def __init__(self, blocks: int, block_size: int = BLOCK_SIZE, *, reuse: bool = True) -> None:
-        if not (blocks >= 1 and block_size >= 1):
-            raise ValueError(f"{blocks} blocks of {block_size} tokens hold nothing: use 1 or more of both.")
+        if not all(isinstance(number, int) and number >= 1 for number in (blocks, block_size)):
+            raise ValueError(f"{blocks!r} blocks of {block_size!r} tokens: use whole numbers from 1.")
         self.blocks = blocks
         self.block_size = block_size
         self.reuse = reuse
@@ -57,6 +57,7 @@ class Blocks:
         self._key_of: dict[int, tuple[Content, tuple[int, ...]]] = {}  # of each block that can be found
         self._contents = 0  # so many have been numbered
         self._releases = 0  # a clock for `_kept`
+        self._lookups: dict[Request, tuple[list[int], Content]] = {}  # as long as nothing else can be found
 
     @property
     def free(self) -> int:
@@ -96,7 +97,16 @@ class Blocks:
         return -(-tokens // self.block_size)
 
     def _found(self, request: Request) -> tuple[list[int], Content]:
-        """The blocks that hold the beginning of what it has to compute, and what they hold together."""
+        """The blocks that hold the beginning of what it has to compute, and what they hold together.
+
+        A plan may ask for one request several times, so an answer is kept until blocks are stored or
+        forgotten.
+        """
+        if request not in self._lookups:
+            self._lookups[request] = self._look_up(request)
+        return self._lookups[request]
+
+    def _look_up(self, request: Request) -> tuple[list[int], Content]:
         content: Content = request.cache_salt
         blocks: list[int] = []
         length = len(request.prompt_ids) + len(request.output_ids)
@@ -113,7 +123,7 @@ class Blocks:
     def admit(self, request: Request) -> tuple[int, ...]:
         """Give the request a table that begins with the blocks that hold its first tokens; returns those."""
         blocks, content = self._found(request)
-        self._tables[request] = Table(content, blocks, known=len(blocks))
+        self._tables[request] = Table(content, list(blocks), known=len(blocks))
         for block in blocks:
             self._holders[block] += 1
             self._kept.pop(block, None)
@@ -155,17 +165,25 @@ class Blocks:
             if key not in self._blocks_by_key:  # else somebody computed the same meanwhile: that one is found
                 block = table.blocks[table.known]
                 self._contents += 1
+                self._lookups.clear()
                 self._blocks_by_key[key] = block, self._contents
                 self._key_of[block] = key
             table.content = self._blocks_by_key[key][1]
             table.known += 1
 
-    def release(self, request: Request) -> None:
-        """Take back what the request holds; does nothing for one without a table."""
+    def release(self, request: Request, *, spoiled: bool = False) -> None:
+        """Take back what the request holds; does nothing for one without a table.
+
+        spoiled: nobody finds it any more. It may hold numbers that are none, and not all of them are looked
+        at.
+        """
         table = self._tables.pop(request, None)
+        self._lookups.clear()
         self._releases += 1
         for block in table.blocks if table is not None else ():
             self._holders[block] -= 1
+            if spoiled and block in self._key_of:
+                del self._blocks_by_key[self._key_of.pop(block)]
             if self._holders[block]:
                 continue
             if block in self._key_of:
@@ -180,6 +198,7 @@ class Blocks:
 
     def _forget_the_oldest(self) -> None:
         """Empty all blocks of the least recent use together: what was computed together lies in one run."""
+        self._lookups.clear()
         oldest = next(iter(self._kept.values()))
         while self._kept and next(iter(self._kept.values())) == oldest:
             block, _ = self._kept.popitem(last=False)

@@ -23,6 +23,14 @@ from servelab.models.kv.size import KVSize
 from servelab.request import Request
 
 
+def _whole_number(name: str, value: object) -> int:
+    if isinstance(value, float) and value.is_integer():  # as in 1e9
+        value = int(value)
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}: use a whole number from 1.")
+    return value
+
+
 class Run(NamedTuple):
     """Blocks that lie side by side."""
 
@@ -49,11 +57,13 @@ class PagedCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        blocks = limit // (size.bytes_per_token * block_size)
+        limit, block_size = _whole_number("kv_bytes", limit), _whole_number("block_size", block_size)
+        bytes_per_block = size.bytes_per_token * block_size
+        blocks = limit // bytes_per_block
         if blocks < 2:
             raise ValueError(
-                f"A KV memory of {limit:,} bytes holds {blocks} blocks of {block_size} tokens, "
-                f"{size.bytes_per_token:,} bytes each: give it room for 2 or more."
+                f"A KV memory of {limit:,} bytes holds {blocks} blocks of {bytes_per_block:,} bytes "
+                f"({block_size} tokens each): give it room for 2 or more."
             )
         shape = (size.layers, size.heads, blocks * block_size, size.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
