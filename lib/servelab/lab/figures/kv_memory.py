@@ -74,7 +74,7 @@ def _outcome(trace: Trace, use: KVUse) -> str:
         room = f"{trace.header.capacity} slots of {trace.header.context_length} tokens"
     preempted = sum(len(life.absences) for life in lives)
     more = f", {preempted} preempted" if preempted else ""
-    return f"{room}; at most {most} users at once, {use.empty:.0%} of what they hold is empty{more}"
+    return f"{room}; up to {most} users at once, {use.empty:.0%} of their memory empty{more}"
 
 
 def _panel(axes: Axes, trace: Trace, use: KVUse, scale: Scale, row: float) -> Iterator[str]:
