@@ -183,10 +183,10 @@ class Continuous:
 
     def plan(self, view: View) -> StepPlan:
         running, preempt = list(view.running), list[Request]()
-        while not view.fits(self._tokens(view, running), preempt=preempt):
+        while not view.fits(self._tokens(view, running), preempt=preempt):  # whoever came last makes room
             preempt.append(max(running, key=lambda request: request.admission))
             running.remove(preempt[-1])
-        admit = () if preempt else self._newcomers(view)
+        admit = () if preempt else self._newcomers(view)  # nobody joins where somebody has to leave
         return StepPlan(admit, self._tokens(view, running, admit), preempt=preempt)
 
     def _newcomers(self, view: View) -> Sequence[Request]:

@@ -39,7 +39,7 @@ def test_the_right_counts_pass() -> None:
 # Exercise 2
 
 
-@pytest.mark.parametrize("budget", [60, 80, 100, 120])
+@pytest.mark.parametrize("budget", [110, 115, 120])
 def test_budgets_between_the_two_promises_pass(budget: int) -> None:
     assert check_budget(budget).verdict is Verdict.PASSED, gap_and_first_word(budget)
 
@@ -50,6 +50,7 @@ def test_budgets_between_the_two_promises_pass(budget: int) -> None:
         (None, "Write a number"),
         (2000, "a gap is longer"),
         (256, "a gap is longer"),
+        (64, "later than"),
         (32, "later than"),
         (8, "later than"),
         (4, "fewer than the 8"),
@@ -70,15 +71,22 @@ RIGHT: list[Callable[..., Any]] = [
     lambda rules, date, document, question: (
         f"Rules: {rules} Text: {document} Now: {date} Question: {question}"
     ),
+    lambda rules, date, document, question: "\n\n".join(
+        ["# Rules", rules, "# Document", document, "# Today", date, "# Question", question]
+    ),
 ]
+ONCE: dict[str, str] = {}
 
 WRONG: list[tuple[Callable[..., Any], str]] = [
-    (lambda rules, date, document, question: f"{rules} {date} {document} {question}", "can be"),
-    (lambda rules, date, document, question: f"{question} {rules} {document} {date}", "can be"),
-    (lambda rules, date, document, question: f"{rules} {question} {document} {date}", "can be"),
+    (lambda rules, date, document, question: f"{rules} {date} {document} {question}", "date stands before"),
+    (lambda rules, date, document, question: f"{question} {rules} {document} {date}", "question stands"),
+    (lambda rules, date, document, question: f"{rules} {question} {document} {date}", "before the document"),
+    (lambda rules, date, document, question: f"{document} {rules} {date} {question}", "before the rules"),
+    (lambda rules, date, document, question: f"{date} {document} {rules} {question}", "before the rules"),
     (lambda rules, date, document, question: f"{rules} {document} {question}", "lacks its date"),
     (lambda rules, date, document, question: [rules, document, date, question], "one text"),
     (lambda rules, date, document, question: f"{rules} {rules} {document} {date} {question}", "once"),
+    (lambda rules, *rest: ONCE.setdefault("first", f"{rules} {rest[1]} {rest[0]} {rest[2]}"), "lacks"),
     (lambda rules, date, document, question: None, "one text"),
 ]
 

@@ -97,10 +97,10 @@ def test_where_texts_fill_their_contexts_pages_fit_no_more() -> None:
 
 
 @costs
-def test_the_lessons_twelve_users_all_fit_in_the_memory_of_four_slots(cost: CostModel) -> None:
-    twelve = crowd([20, 60, 30, 90, 25, 40, 70, 20, 50, 30, 80, 35])
-    slots, pages = run(twelve, Continuous(4), cost=cost), run(twelve, Continuous(12), 64, cost)
-    assert (most_at_once(slots), most_at_once(pages)) == (4, 12)
+def test_the_lessons_eight_users_all_fit_in_the_memory_of_three_slots(cost: CostModel) -> None:
+    eight = crowd([40, 90, 60, 120, 30, 80, 100, 50])
+    slots, pages = run(eight, Continuous(3), cost=cost), run(eight, Continuous(32), 48, cost)
+    assert (most_at_once(slots), most_at_once(pages)) == (3, 8)
     assert not list(pages.of_kind(Preempted))
     assert kv_use(slots).empty > 0.6 > 0.2 > kv_use(pages).empty
     assert summary(pages).tokens_per_second > 1.2 * summary(slots).tokens_per_second
