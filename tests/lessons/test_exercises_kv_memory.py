@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,17 @@ class BySets:
 
     def release(self, name: str) -> None:
         self.free += len(self.of.pop(name, ()))
+
+
+class AsDeque(Table):
+    def grow(self, request_id: str, tokens: int) -> deque[int]:  # type: ignore[override]
+        return deque(super().grow(request_id, tokens))
+
+
+class ForgetsTheIdZero(Table):
+    def release(self, request_id: str) -> None:
+        if request_id:
+            super().release(request_id)
 
 
 class Stub(Table):
@@ -195,10 +207,11 @@ WRONG: list[tuple[Callable[..., Any], str]] = [
     (SharesABlock, "returns block 0"),
     (FreeIsAMethod, "make it a property"),
     (CountsFromOne, "numbered 0 to"),
+    (ForgetsTheIdZero, "after release(0)"),
 ]
 
 
-@pytest.mark.parametrize("make", [Table, BySets])
+@pytest.mark.parametrize("make", [Table, BySets, AsDeque])
 def test_right_tables_of_any_shape_pass(make: Callable[..., Any]) -> None:
     result = check_block_table(make)
     assert result.verdict is Verdict.PASSED, result.seen

@@ -61,14 +61,14 @@ class _Trial:
     table: Any
     blocks: int
     size: int
-    held: dict[str, list[int]] = field(default_factory=dict)
+    held: dict[object, list[int]] = field(default_factory=dict)
 
     def play(self, draw: random.Random) -> None:
         self._free("at the beginning")
         if self.table.grow("ann", 1) is None:
             raise NotStarted("grow() returns None: return the numbers of the request's blocks.")
         self._release("ann")
-        tokens = dict.fromkeys(("ann", "bob", "cy", "dee"), 0)
+        tokens: dict[object, int] = dict.fromkeys(("ann", "bob", 0, 7), 0)  # ids of any kind
         for _ in range(MOVES):
             name = draw.choice(list(tokens))
             if draw.random() < 0.25:
@@ -79,7 +79,7 @@ class _Trial:
                 if more and self._grow(name, more):
                     tokens[name] = more
 
-    def _grow(self, name: str, tokens: int) -> bool:
+    def _grow(self, name: object, tokens: int) -> bool:
         """Whether there was room; NotYet for an answer that is not right."""
         before, needed = self.held.get(name, []), -(-tokens // self.size)
         free = self._free_blocks()
@@ -100,13 +100,13 @@ class _Trial:
         self._free(f"after {seen}")
         return True
 
-    def _right_blocks(self, name: str, given: object, needed: int, seen: str) -> None:
+    def _right_blocks(self, name: object, given: object, needed: int, seen: str) -> None:
         if not isinstance(given, Sequence):
             raise NotYet(f"{seen} returns {given!r}: return a list of block numbers.")
         if len(given) != needed:
             raise NotYet(f"{seen} returns {len(given)} blocks: {needed} hold so many tokens.")
         before = self.held.get(name, [])
-        if list(given[: len(before)]) != before:
+        if list(given)[: len(before)] != before:
             raise NotYet(
                 f"{seen} returns {list(given)}, and {name} held {before}: keep those, in their order."
             )
@@ -117,7 +117,7 @@ class _Trial:
             if owners or list(given).count(block) > 1:
                 raise NotYet(f"{seen} returns block {block} twice, or while {owners or name} holds it.")
 
-    def _release(self, name: str) -> None:
+    def _release(self, name: object) -> None:
         self.table.release(name)
         self.held.pop(name, None)
         self._free(f"after release({name!r})")
