@@ -155,6 +155,10 @@ def test_two_who_are_preempted_together_come_back_in_their_order() -> None:
     again = [event.request for event in trace.of_kind(Admitted)][3:]
     assert sorted(together) == ["request 2", "request 3"]
     assert again[:2] == ["request 2", "request 3"]
+    left = next(event.time for event in trace.of_kind(Preempted))
+    counted = {entry.time: (entry.waiting, entry.running) for entry in queue_lengths(lifecycles(trace))}
+    assert counted[left] == (2, 1)
+    assert set(counted.values()) >= {(2, 1), (0, 0)}
 
 
 def test_the_preempted_stand_before_those_who_wait() -> None:
