@@ -87,10 +87,11 @@ class CausalLM:
         self.kv_size = KVSize.of(config, network.dtype)
         context_length = min(context_length, config.max_position_embeddings)
         self.memory: Blocks | None = None
+        kept_as = (context_length, network.dtype, network.device)
         if kv_bytes is None:
-            self.cache: KVCache = model_thread.call(self._slots, slots, context_length)
+            self.cache: KVCache = model_thread.call(SlotCache, self.kv_size, slots, *kept_as)
         else:
-            pages = model_thread.call(self._pages, kv_bytes, context_length, block_size)
+            pages = model_thread.call(PagedCache, self.kv_size, kv_bytes, block_size, *kept_as)
             self.cache, self.memory = pages, pages.blocks
         self.slots, self.context_length = self.cache.slots, self.cache.context_length
 
@@ -230,20 +231,6 @@ class CausalLM:
             ragged_step=step,  # passed on, layer by layer, to `ragged_attention`
         )
         return cast(Tensor, output.logits[0])
-
-    def _slots(self, slots: int, context_length: int) -> SlotCache:
-        dtype, device = self.network.dtype, self.network.device
-        return SlotCache(self.kv_size, slots, context_length=context_length, dtype=dtype, device=device)
-
-    def _pages(self, kv_bytes: int, context_length: int, block_size: int) -> PagedCache:
-        return PagedCache(
-            self.kv_size,
-            kv_bytes,
-            context_length=context_length,
-            block_size=block_size,
-            dtype=self.network.dtype,
-            device=self.network.device,
-        )
 
 
 def _draw(chunk: Chunk) -> Draw:

@@ -216,10 +216,9 @@ class _Judge:
                 yield f"{name} takes block {blocks[0]}, which somebody holds"
             self.filled.pop(blocks[0], None)
             yield from self._hold(name, life, [blocks.popleft()])
-        for place in range(life.full, life.computed // (self.header.block_size or 1)):
-            if place < len(life.blocks):
-                self.filled[life.blocks[place]] = place
-        life.full = life.computed // (self.header.block_size or 1)
+        before, life.full = life.full, life.computed // (self.header.block_size or 1)
+        for place in range(before, min(life.full, len(life.blocks))):
+            self.filled[life.blocks[place]] = place
 
     def _computed(self, name: str, life: _Life, computed: int, token: int | None) -> Iterator[str]:
         if not 1 <= computed <= life.uncomputed:

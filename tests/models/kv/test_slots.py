@@ -21,7 +21,7 @@ def test_a_request_keeps_its_slot_and_the_lowest_free_one_is_taken() -> None:
     one, two, three = (new_request([1]) for _ in range(3))
     assert [cache.take(one, 1), cache.take(two, 1), cache.take(one, 2)] == [0, 1, 0]
     cache.give_back(one)
-    assert cache.slot_of(one) is None
+    assert cache.stored(one) == 0
     assert cache.take(three, 1) == 0
 
 
@@ -35,12 +35,15 @@ def test_too_many_requests_are_told_what_to_do() -> None:
 def test_giving_back_what_one_does_not_hold_does_nothing() -> None:
     cache = small_cache()
     cache.give_back(new_request([1]))
-    assert cache.free_slots == 3
+    assert [cache.take(new_request([1]), 1) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="taken"):
+        cache.take(new_request([1]), 1)
 
 
 def test_memory_is_what_the_lesson_says() -> None:
     cache = SlotCache(KVSize(30, 3, 64, 4), 1, context_length=8192, device="meta")
-    assert cache.bytes_per_slot == 377_487_360  # SmolLM2 at its full context
+    both = cache.keys.nbytes + cache.values.nbytes
+    assert both == 2 * 377_487_360  # one slot of SmolLM2 at its full context, and the scratch slot
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=40))
@@ -53,7 +56,10 @@ def test_slots_are_never_shared_and_always_clean(moves: list[tuple[int, int]]) -
         if who in held:
             cache.give_back(requests[who])
             del held[who]
-        elif cache.free_slots:
+        elif len(held) == 3:
+            with pytest.raises(RuntimeError, match="taken"):
+                cache.take(requests[who], written)
+        else:
             slot = cache.take(requests[who], written)
             assert slot not in held.values()
             assert slot != cache.scratch
@@ -62,4 +68,3 @@ def test_slots_are_never_shared_and_always_clean(moves: list[tuple[int, int]]) -
             cache.keys[:, slot, :, :written] = torch.nan
             cache.values[:, slot, :, :written] = torch.inf
             held[who] = slot
-        assert cache.free_slots == 3 - len(held)

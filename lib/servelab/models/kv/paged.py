@@ -51,9 +51,8 @@ class PagedCache:
         self,
         size: KVSize,
         limit: int,
-        *,
-        context_length: int,
         block_size: int,
+        context_length: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:

@@ -32,7 +32,6 @@ class SlotCache:
         self,
         size: KVSize,
         slots: int,
-        *,
         context_length: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
@@ -51,17 +50,6 @@ class SlotCache:
     @property
     def device(self) -> torch.device:
         return self.keys.device
-
-    @property
-    def bytes_per_slot(self) -> int:
-        return 2 * self.keys[:, 0].numel() * self.keys.element_size()
-
-    @property
-    def free_slots(self) -> int:
-        return len(self._free)
-
-    def slot_of(self, request: Request) -> int | None:
-        return self._slot_of.get(request)
 
     def stored(self, request: Request) -> int:
         """How many of its tokens have been written, or are about to be; 0 of one without a slot."""
