@@ -1,0 +1,100 @@
+"""Static batches over a known number of items, with a memory that stays flat from the first to the last.
+
+Everything that can be allocated once is: one buffer for the items of a batch, one for all results. A first
+call with the largest batch, before any item is due, pays what is paid once. Knows nothing of what the model
+computes, only that row number i of its result belongs to row number i of its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+
+class LastBatch(Enum):
+    """What becomes of a last batch that is smaller than the others."""
+
+    PAD = "pad"  # filled up with copies of its last item, whose results are thrown away: one shape for all
+    RAGGED = "ragged"  # computed as small as it is: less work, and a shape that is new to the model
+    DROP = "drop"  # not computed (as in training): those items get no result
+
+
+def run_batches(
+    model: Callable[[Tensor], Tensor],
+    items: Sequence[Tensor],
+    batch_size: int = 32,
+    *,
+    last_batch: LastBatch | str = LastBatch.PAD,
+    warm_up: bool = True,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+    around: Callable[[int], AbstractContextManager[object]] = lambda items: nullcontext(),
+) -> Tensor:
+    """The model's results for all items, in their order: (items, ...).
+
+    model: maps (batch, ...) to (batch, ...), each row independent of the others.
+    items: tensors of one shape and type. device: where they are computed; None: where the first one is.
+    warm_up: call the model once before the first item, with the largest batch that will come.
+    around: is entered for each batch with the number of items in it, as `Recording.batch` can be.
+    """
+    last_batch = LastBatch(last_batch)
+    if batch_size < 1 or not len(items):
+        raise ValueError(f"{len(items)} items in batches of {batch_size}: give at least one of each.")
+    whole, rest = divmod(len(items), batch_size)
+    sizes = [batch_size] * whole + [rest] * (rest > 0 and last_batch is not LastBatch.DROP)
+    if not sizes:
+        raise ValueError(f"{len(items)} items make no batch of {batch_size}: do not drop the last batch.")
+    largest = batch_size if last_batch is LastBatch.PAD else sizes[0]
+    with torch.inference_mode():
+        buffer = items[0].new_zeros((largest, *items[0].shape), device=device)
+        results: Tensor | None = None
+        if warm_up:
+            results = _room_for(sum(sizes), _call(model, buffer))
+        done = 0
+        for size in tqdm(sizes, desc="batches", leave=False, delay=1, disable=not progress):
+            with around(size):
+                _fill(buffer, items, done, size)
+                rows = size if last_batch is LastBatch.RAGGED else largest
+                output = _call(model, buffer[:rows])
+                if results is None:
+                    results = _room_for(sum(sizes), output)
+                results[done : done + size] = output[:size]
+                del output  # before the next batch allocates its own
+            done += size
+    assert results is not None
+    return results
+
+
+def _room_for(count: int, output: Tensor) -> Tensor:
+    return output.new_empty((count, *output.shape[1:]))
+
+
+def _fill(buffer: Tensor, items: Sequence[Tensor], first: int, size: int) -> None:
+    for row in range(len(buffer)):
+        number = first + min(row, size - 1)
+        if items[number].shape != buffer.shape[1:] or items[number].dtype != buffer.dtype:
+            raise ValueError(
+                f"Item {number} is {_kind(items[number])}, item 0 is {_kind(buffer[0])}: "
+                "items of one batch have one shape and type."
+            )
+        buffer[row] = items[number]
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {tensor.dtype}"
+
+
+def _call(model: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    output = model(batch)
+    if not isinstance(output, Tensor) or output.ndim < 1 or len(output) != len(batch):
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise TypeError(
+            f"The model made {shape} of a batch of {len(batch)}: give a function whose result is a tensor "
+            "with one row for each item, as in `lambda batch: network(batch).logits`."
+        )
+    return output
