@@ -244,9 +244,11 @@ def test_one_more_item_leaves_slivers_unless_segments_expand() -> None:  # sourc
     assert grown(32, 33, expandable_segments=False) == 8 * 34 * MiB  # none of the large ones fits any more
     assert grown(32, 33, expandable_segments=True) == 0  # 396 of 400 MiB
     assert grown(32, 34, expandable_segments=True) == 20 * MiB  # a page
-    for fewer in (31, 16, 1):
+    for fewer in (31, 16, 3):
         assert grown(32, fewer, expandable_segments=False) == 0
         assert grown(32, fewer, expandable_segments=True) == 0
+    # A batch of one: all its tensors are small now, and there are no small segments yet.
+    assert grown(32, 1, expandable_segments=False) == 12 * MiB
 
 
 def grown(first: int, then: int, *, expandable_segments: bool) -> int:
