@@ -17,7 +17,15 @@ from pathlib import Path
 
 from servelab.machine import versions
 
-BENCHES = ("core", "strategies", "sharing", "pool", "asyncio", "memory")  # each a file in bench/
+BENCHES = (
+    "core",
+    "strategies",
+    "sharing",
+    "pool",
+    "asyncio",
+    "memory",
+    "first_batch",
+)  # each a file in bench/
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -358,7 +358,7 @@ class AnyCalls(RuleBasedStateMachine):
     @invariant()
     def the_history_tells_the_same(self) -> None:
         told = MemoryTimeline(tuple(self.allocator.history), (), Evidence.MODELLED, "")
-        assert [(one.address, one.size, one.blocks) for one in told.segments(0.0)] == [
+        assert [(one.address, one.size, one.blocks) for one in told.segments()] == [
             (one.address, one.size, one.blocks) for one in self.allocator.segments()
         ]
         if told.events:
@@ -392,15 +392,27 @@ for case in (TestAnyCalls, TestAnyCallsWithMaxSplit, TestAnyCallsExpandable):
     case.settings = settings(max_examples=60, stateful_step_count=40)
 
 
-@given(st.lists(SIZES, min_size=1, max_size=30), st.booleans())
-def test_a_run_that_fits_once_fits_again_without_the_gpu(sizes: list[int], expandable: bool) -> None:
-    """The second batch of the same size asks the GPU for nothing, the reason why the allocator exists."""
-    allocator = CachingAllocator(expandable_segments=expandable)
-    for _ in range(2):
-        for address in [allocator.allocate(size) for size in sizes]:
-            allocator.free(address)
-        first, allocator.history = allocator.history, []
-    assert any(event.action in TAKES for event in first) is False
+@given(st.lists(SIZES, min_size=1, max_size=30))
+def test_the_same_batch_again_finds_its_memory_soon(sizes: list[int]) -> None:
+    """With segments that grow, the second time; else after a few. Once it has, nothing is new any more."""
+    for allocator, most in ((CachingAllocator(expandable_segments=True), 2), (CachingAllocator(), 20)):
+        asked = [one_batch(allocator, sizes) for _ in range(most)]
+        assert asked[-1] == 0
+
+
+def one_batch(allocator: CachingAllocator, sizes: list[int]) -> int:
+    """Tensors of these sizes, held together; how often the GPU was asked."""
+    told = len(allocator.history)
+    for address in [allocator.allocate(size) for size in sizes]:
+        allocator.free(address)
+    return sum(event.action in TAKES for event in allocator.history[told:])
+
+
+def test_the_second_batch_of_the_same_size_may_ask_again() -> None:
+    """Best fit puts a tensor where it was not before: into the 12 MiB, which the third one then lacks."""
+    allocator = CachingAllocator()
+    sizes = [10 * MiB - 512, 10 * MiB - 512, 12 * MiB]
+    assert [one_batch(allocator, sizes) for _ in range(4)] == [2, 1, 0, 0]
 
 
 @given(st.integers(1, 200 * MiB))

@@ -137,8 +137,8 @@ def test_fragmentation_is_the_part_of_free_memory_that_does_not_lie_in_the_large
     for address in (held[1], held[3]):
         allocator.free(address)
     timeline = MemoryTimeline(tuple(allocator.history), (), Evidence.MODELLED, "")
-    assert timeline.fragmentation(0.0) == 0.5
-    assert MemoryTimeline((), (), Evidence.MODELLED, "").fragmentation(0.0) == 0
+    assert timeline.fragmentation() == 0.5
+    assert MemoryTimeline((), (), Evidence.MODELLED, "").fragmentation() == 0
 
 
 def test_a_batch_counts_what_happens_until_the_next_begins() -> None:

@@ -5,7 +5,7 @@ Everything shown of memory is a pure function of a timeline. Knows no torch.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,6 +18,7 @@ class Evidence(Enum):
     MEASURED_CPU = "measured on this CPU"
     MODELLED = "modelled for a GPU from sizes recorded on this CPU"
     MEASURED_GPU = "measured on a GPU"
+    SIMULATED = "simulated: made-up sizes on a modelled GPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,17 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class BatchMemory:
-    """Bytes of one batch. new_segments: how often the allocator had to ask the GPU for memory during it."""
+    """Bytes of one batch.
+
+    peak_at: the number of the event that brought the peak. new_segments: how often the allocator had to ask
+    the GPU for memory.
+    """
 
     batch: int
     items: int
     seconds: float
     peak_allocated: int
+    peak_at: int
     allocated_after: int
     reserved_after: int | None
     new_segments: int
@@ -88,12 +94,15 @@ class MemoryTimeline:
         return [self._of_batch(*one, levels) for one in zip(batches, starts, stops, strict=True)]
 
     def _of_batch(self, span: Span, start: int, stop: int, levels: list[Level]) -> BatchMemory:
-        seen = levels[max(start - 1, 0) : stop] or [Level(0.0, 0, None)]  # from the state that it found
+        found = max(start - 1, 0)  # the state that it found
+        seen = levels[found:stop] or [Level(0.0, 0, None)]
+        peak = max(range(len(seen)), key=lambda number: seen[number].allocated)
         return BatchMemory(
             batch=span.batch,
             items=span.items,
             seconds=span.ended - span.began,
-            peak_allocated=max(level.allocated for level in seen),
+            peak_allocated=seen[peak].allocated,
+            peak_at=found + peak,
             allocated_after=seen[-1].allocated,
             reserved_after=seen[-1].reserved,
             new_segments=sum(event.action in TAKES for event in self.events[start:stop]),
@@ -107,31 +116,31 @@ class MemoryTimeline:
     def peak_reserved(self) -> int:
         return max((level.reserved or 0 for level in self.levels()), default=0)
 
-    def segments(self, moment: float) -> list[Segment]:
-        """What the allocator had from the GPU at this moment, and which of it was in use."""
+    def segments(self, event: int = -1) -> list[Segment]:
+        """What the allocator had from the GPU after the event of this number, and what of it was in use."""
         whole: dict[int, int] = {}
         mapped: dict[int, int] = {}  # pages of expandable segments
         in_use: dict[int, MemoryEvent] = {}
-        for event in self.events[: bisect_right(self.events, moment, key=lambda event: event.at)]:
-            if event.action is Action.ALLOC:
-                in_use[event.address] = event
-            elif event.action is Action.FREE:
-                in_use.pop(event.address, None)
-            elif event.action is Action.SEGMENT_ALLOC:
-                whole[event.address] = event.size
-            elif event.action is Action.SEGMENT_FREE:
-                whole.pop(event.address, None)
-            elif event.action is Action.SEGMENT_MAP:
-                mapped[event.address] = event.size
-            elif event.action is Action.SEGMENT_UNMAP:
-                _cut(mapped, event.address, event.size)
+        for one in self.events[: event % len(self.events) + 1] if self.events else ():
+            if one.action is Action.ALLOC:
+                in_use[one.address] = one
+            elif one.action is Action.FREE:
+                in_use.pop(one.address, None)
+            elif one.action is Action.SEGMENT_ALLOC:
+                whole[one.address] = one.size
+            elif one.action is Action.SEGMENT_FREE:
+                whole.pop(one.address, None)
+            elif one.action is Action.SEGMENT_MAP:
+                mapped[one.address] = one.size
+            elif one.action is Action.SEGMENT_UNMAP:
+                _cut(mapped, one.address, one.size)
         return _segments(sorted([*whole.items(), *_joined(mapped)]), in_use)
 
-    def fragmentation(self, moment: float) -> float:
+    def fragmentation(self, event: int = -1) -> float:
         """Of what is reserved and free, the part that lies outside of the largest free piece."""
         free = [
             size
-            for segment in self.segments(moment)
+            for segment in self.segments(event)
             for _, size, requested in segment.blocks
             if requested is None
         ]

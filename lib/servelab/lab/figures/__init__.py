@@ -8,8 +8,10 @@ from servelab.lab.figures.kv_memory import kv_memory
 from servelab.lab.figures.lines import lines
 from servelab.lab.figures.load import load_panels
 from servelab.lab.figures.memory_of_threads import memory_of_threads
+from servelab.lab.figures.memory_timeline import memory_timeline
 from servelab.lab.figures.pool import pool_timeline
 from servelab.lab.figures.queues import queue_state
+from servelab.lab.figures.segment_map import segment_map
 from servelab.lab.figures.sharing import sharing
 from servelab.lab.figures.tasks import heartbeats, task_timeline
 from servelab.lab.figures.threads import thread_steps
@@ -28,8 +30,10 @@ __all__ = [
     "lines",
     "load_panels",
     "memory_of_threads",
+    "memory_timeline",
     "pool_timeline",
     "queue_state",
+    "segment_map",
     "sharing",
     "task_timeline",
     "thread_steps",
