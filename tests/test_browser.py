@@ -34,6 +34,7 @@ TASKS = "03_cooperative_multitasking.ipynb"
 BATCHES = "04_static_and_continuous_batching.ipynb"
 MEMORY = "05_kv_cache_memory.ipynb"
 PROMPTS = "06_long_prompts.ipynb"
+FIRST_AND_LAST = "11_first_and_last_batch.ipynb"
 SETUP = runpy.run_path(str(REPOSITORY / "start.py"))
 BROWSER = SETUP["find_browser"]()
 IDLE = re.compile(r"Python 3.*\| Idle")  # the status bar; the notebook's own indicator says idle too early
@@ -485,6 +486,30 @@ def test_the_lesson_on_long_prompts_runs_and_a_prompt_is_put_in_order(lab: Lab, 
     page.keyboard.press("Shift+Enter")
     expect(output_at(page, place)).to_contain_text("Passed", timeout=1000 * CLICK)
     assert errors(page) == []
+
+
+def test_the_lesson_on_first_and_last_batches_runs_and_memory_is_made_flat(lab: Lab, browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened_and_run(lab, browser, FIRST_AND_LAST)
+    move_a_slider(page, place_of(lab, "lab.knobs(at_the_peak", lesson=FIRST_AND_LAST))
+    place = place_of(lab, "\nexercises.check_serve(", lesson=FIRST_AND_LAST)
+    replace_source(page, place, FLAT + "\n\n\nexercises.check_serve(serve)")
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, place)).to_contain_text("Passed", timeout=1000 * CLICK)
+    assert errors(page) == []
+
+
+FLAT = """def serve(network, pictures):
+    batch, results = torch.zeros(8, *pictures.shape[1:]), None
+    for first in range(0, len(pictures), 8):
+        items = pictures[first : first + 8]
+        batch[: len(items)] = items
+        output = network(batch)
+        if results is None:
+            results = torch.zeros(len(pictures), *output.shape[1:])
+        results[first : first + len(items)] = output[: len(items)]
+    return results"""
 
 
 # Everything with words and every bar in an output, with its contrast to the page, as WCAG counts it.

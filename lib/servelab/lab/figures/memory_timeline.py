@@ -21,7 +21,7 @@ from servelab.memory.timeline import BatchMemory, Evidence, Level, MemoryTimelin
 
 LEFT, RIGHT = 0.62, 0.12  # inches beside the axes
 TALL = 1.75  # inches of a panel
-ABOVE, BETWEEN, BELOW = 0.62, 0.28, 0.62  # for the names of its batches, to the next panel, for the last axis
+ABOVE, BETWEEN, BELOW = 0.72, 0.28, 0.62  # for the names of its batches, to the next panel, for the last axis
 ALLOCATED, RESERVED = palette.USER_COLOURS[0], palette.USER_COLOURS[1]
 NOT_MODELLED = "not modelled: the rest of nvidia-smi (CUDA context, kernels, libraries' workspaces, others)"
 
@@ -43,7 +43,7 @@ def memory_timeline(
             sizes = (palette.WIDTH, height, palette.WIDTH, height)
             axes = figure.add_axes(tuple(inch / of for inch, of in zip(box, sizes, strict=True)))  # type: ignore[arg-type]
             _panel(axes, timeline, 1.32 * most, names)
-            axes.set_title(f"{name}, MiB   ·   {timeline.evidence.value}", pad=22)
+            axes.set_title(f"{name}, MiB   ·   {timeline.evidence.value}", pad=28)
         figure.axes[-1].set_xlabel(
             f"allocations and frees, in order\n{_marks(list(timelines.values()), names)}"
         )
@@ -100,12 +100,14 @@ def _batches(axes: Axes, timeline: MemoryTimeline, levels: Sequence[Level], name
         axes.axvspan(begin, end, color=shade, linewidth=0, zorder=0)
         lines = [names[number]] if names else [_name(number, batches), _asks_or_time(timeline, batch)]
         room = (end - begin) / inch
-        _above(axes, (begin + end) / 2, "\n".join(line for line in lines if text_width(line) <= room))
+        _above(
+            axes, (begin + end) / 2, "\n".join(line for line in lines if line and text_width(line) <= room)
+        )
 
 
 def _above(axes: Axes, place: float, text: str) -> None:
     above = axes.get_xaxis_transform()
-    axes.text(place, 1.02, text, transform=above, ha="center", va="bottom", fontsize=9, linespacing=1.05)
+    axes.text(place, 1.02, text, transform=above, ha="center", va="bottom", linespacing=1.05)
 
 
 def _name(number: int, batches: Sequence[BatchMemory]) -> str:
