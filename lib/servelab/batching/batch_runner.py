@@ -40,7 +40,8 @@ def run_batches(
     model: maps (batch, ...) to (batch, ...), each row independent of the others.
     items: tensors of one shape and type. device: where they are computed; None: where the first one is.
     warm_up: call the model once before the first item, with the largest batch that will come.
-    around: is entered for each batch with the number of items in it, as `Recording.batch` can be.
+    around: is entered for each batch with the number of items in it, as `Recording.batch` can be; it may not
+    hide errors.
     """
     last_batch = LastBatch(last_batch)
     if batch_size < 1 or not len(items):
@@ -51,19 +52,20 @@ def run_batches(
         raise ValueError(f"{len(items)} items make no batch of {batch_size}: do not drop the last batch.")
     largest = batch_size if last_batch is LastBatch.PAD else sizes[0]
     with torch.inference_mode():
-        buffer = items[0].new_zeros((largest, *items[0].shape), device=device)
+        buffer = items[0].new_empty((largest, *items[0].shape), device=device)
         results: Tensor | None = None
         if warm_up:
-            results = _room_for(sum(sizes), _call(model, buffer))
+            _fill(buffer, items, 0, min(largest, len(items)))
+            results = _room_for(sum(sizes), _call(model, buffer[:]))
         done = 0
         for size in tqdm(sizes, desc="batches", leave=False, delay=1, disable=not progress):
             with around(size):
-                _fill(buffer, items, done, size)
-                rows = size if last_batch is LastBatch.RAGGED else largest
-                output = _call(model, buffer[:rows])
+                batch = buffer[:size] if last_batch is LastBatch.RAGGED else buffer[:]
+                _fill(batch, items, done, size)
+                output = _call(model, batch)
                 if results is None:
                     results = _room_for(sum(sizes), output)
-                results[done : done + size] = output[:size]
+                _keep(output[:size], results[done : done + size])
                 del output  # before the next batch allocates its own
             done += size
     assert results is not None
@@ -71,18 +73,31 @@ def run_batches(
 
 
 def _room_for(count: int, output: Tensor) -> Tensor:
-    return output.new_empty((count, *output.shape[1:]))
+    """For the results of all items, as a tensor that may be changed and trained on later."""
+    with torch.inference_mode(False):
+        return torch.empty((count, *output.shape[1:]), dtype=output.dtype, device=output.device)
 
 
-def _fill(buffer: Tensor, items: Sequence[Tensor], first: int, size: int) -> None:
-    for row in range(len(buffer)):
-        number = first + min(row, size - 1)
-        if items[number].shape != buffer.shape[1:] or items[number].dtype != buffer.dtype:
+def _fill(batch: Tensor, items: Sequence[Tensor], first: int, size: int) -> None:
+    """Copy in so many items; the rows behind them become copies of the last."""
+    for row in range(size):
+        item = items[first + row]
+        if item.shape != batch.shape[1:] or item.dtype != batch.dtype:
             raise ValueError(
-                f"Item {number} is {_kind(items[number])}, item 0 is {_kind(buffer[0])}: "
+                f"Item {first + row} is {_kind(item)}, item 0 is {_kind(batch[0])}: "
                 "items of one batch have one shape and type."
             )
-        buffer[row] = items[number]
+        batch[row] = item
+    batch[size:] = batch[size - 1]
+
+
+def _keep(output: Tensor, results: Tensor) -> None:
+    if output.shape != results.shape or output.dtype != results.dtype:
+        raise ValueError(
+            f"The model made rows of {_kind(output[0])}, and before that of {_kind(results[0])}: "
+            "all results must have one shape and type."
+        )
+    results.copy_(output)
 
 
 def _kind(tensor: Tensor) -> str:

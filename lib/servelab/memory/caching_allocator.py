@@ -28,7 +28,7 @@ SMALL_SEGMENT = 2 * MiB
 LARGE_SEGMENT = 20 * MiB
 OWN_SEGMENT = 10 * MiB  # from this size on, a segment of its own …
 OWN_SEGMENT_STEP = 2 * MiB  # … rounded up to a multiple of this
-ADDRESS_SPACE = 64 * TiB  # of an expandable segment: more than any GPU has memory
+ADDRESS_SPACE = 64 * TiB  # of an expandable segment if the GPU has no limit
 
 
 class OutOfDeviceMemory(MemoryError):
@@ -115,6 +115,8 @@ class CachingAllocator:
     ) -> None:
         if max_split_size_mb is not None and max_split_size_mb <= LARGE_SEGMENT // MiB:
             raise ValueError(f"max_split_size_mb = {max_split_size_mb}: PyTorch accepts more than 20.")
+        if max_split_size_mb is not None and expandable_segments:
+            raise ValueError("Give max_split_size_mb or expandable_segments: a segment that grows is split.")
         self.capacity = capacity
         self.expandable_segments = expandable_segments
         self.allocated = self.requested = self.reserved = 0
@@ -137,7 +139,7 @@ class CachingAllocator:
         pool = self._pools[rounded > LARGEST_SMALL]
         block = self._take_free(pool, rounded) or self._take_from_gpu(pool, rounded)
         if block is None:
-            self._note(Action.OUT_OF_MEMORY, 0, size)
+            self._note(Action.OUT_OF_MEMORY, 0, rounded)
             raise OutOfDeviceMemory(self._refusal(size))
         if self._is_split(block, rounded):
             self._split(block, rounded)
@@ -161,7 +163,7 @@ class CachingAllocator:
 
     def empty_cache(self) -> None:
         """Give back to the GPU all segments that are free as a whole, and free pages of expandable ones."""
-        for pool in self._pools:
+        for pool in reversed(self._pools):
             for block in list(pool.free):
                 if self.expandable_segments:
                     self._unmap(block)
@@ -294,8 +296,10 @@ class CachingAllocator:
         return block
 
     def _new_address_space(self, pool: Pool) -> Block:
-        block = Block(self._next_address, ADDRESS_SPACE, pool, mapped=False)
-        self._next_address += ADDRESS_SPACE
+        """An eighth more than the GPU has, so that pages which were given back can be mapped at its end."""
+        space = round_up(self.capacity + self.capacity // 8, pool.page) if self.capacity else ADDRESS_SPACE
+        block = Block(self._next_address, space, pool, mapped=False)
+        self._next_address += round_up(space, LARGE_SEGMENT) + LARGE_SEGMENT
         self._first_blocks[block.address] = block
         pool.add(block)
         return block
@@ -332,7 +336,10 @@ class CachingAllocator:
         block.mapped = False
         self._reserve(Action.SEGMENT_UNMAP, block.address, -size)
         self._join_neighbours(block)
-        block.pool.add(block)
+        if block.whole_segment:  # nothing is mapped in it any more
+            del self._first_blocks[block.address]
+        else:
+            block.pool.add(block)
 
     def _space_of(self, block: Block) -> int:
         """The address at which the block's expandable segment begins; its pages are counted from there."""
@@ -397,6 +404,6 @@ def _segment(blocks: list[Block]) -> Segment:
     return Segment(
         address=blocks[0].address,
         size=sum(block.size for block in blocks),
-        small=blocks[0].pool.small,
         blocks=tuple((one.address, one.size, one.requested if one.in_use else None) for one in blocks),
+        small=blocks[0].pool.small,
     )

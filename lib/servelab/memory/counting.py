@@ -91,14 +91,15 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's, 
         if result is not NotImplemented:
             return result
         result = func(*args, **kwargs)
-        before = {one._cdata for one in _storages((args, kwargs))}
-        self._add([one for one in _storages(result) if one._cdata not in before])
+        before = {one._cdata for one in storages((args, kwargs))}
+        self._add([one for one in storages(result) if one._cdata not in before])
         self._number += 1
         self._after(self._number)
         return result
 
 
-def _storages(value: Any) -> list[Any]:
+def storages(value: Any) -> list[Any]:
+    """Of all tensors in a value, of the parts of sparse ones too."""
     tensors = [one for one in leaves(value).values() if isinstance(one, Tensor) and not one.is_mkldnn]
     return [part.untyped_storage() for one in tensors for part in parts(one) or (one,)]
 

@@ -49,12 +49,15 @@ class MemoryEvent:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Memory that an allocator has from the GPU. blocks: (address, size, requested or None if free)."""
+    """Memory that an allocator has from the GPU.
+
+    blocks: (address, size, requested or None if free). small: of the pool for small tensors; None: not known.
+    """
 
     address: int
     size: int
-    small: bool
     blocks: tuple[tuple[int, int, int | None], ...]
+    small: bool | None = None
 
     @property
     def allocated(self) -> int:

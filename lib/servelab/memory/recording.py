@@ -8,6 +8,7 @@ asked for), and hands it out as a snapshot. Marks of batches and phases are `rec
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,11 +17,14 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from servelab.memory.counting import storages
 from servelab.memory.events import BEFORE, Action, MemoryEvent
 from servelab.memory.snapshots import MARK, span_of, timeline_of
-from servelab.memory.timeline import Evidence, MemoryTimeline, Span
+from servelab.memory.timeline import Evidence, MemoryTimeline
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler would write two lines each time it is used
+
+_recording = threading.Lock()
 
 
 class Recording:
@@ -35,13 +39,17 @@ class Recording:
     def batch(self, items: int) -> Iterator[None]:
         """All that happens within belongs to the next batch, of so many items."""
         self._items = items
-        with record_function(f"{MARK}{self._batches}|{items}|"):
-            yield
-        self._batches += 1
+        try:
+            with record_function(f"{MARK}{self._batches}|{items:d}|"):
+                yield
+        finally:
+            self._batches += 1
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """A part of the batch in which it stands."""
+        if not name:
+            raise ValueError("A phase needs a name, as in `with recording.phase('copy in'):`.")
         with record_function(f"{MARK}{self._batches}|{self._items}|{name}"):
             yield
 
@@ -60,61 +68,66 @@ def record(model: nn.Module | None = None) -> Iterator[Recording]:
     """
     recording = Recording()
     tensors = [] if model is None else [*model.parameters(), *model.buffers()]
-    if any(one.is_cuda for one in tensors):
-        with _from_cuda(recording, tensors[0].device):
-            yield recording
-    else:
-        with _from_profiler(recording, tensors):
-            yield recording
+    on_gpu = next((one.device for one in tensors if one.is_cuda), None)
+    with _alone(), _from_profiler(recording, tensors) if on_gpu is None else _from_cuda(recording, on_gpu):
+        yield recording
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """The profiler is one for the whole process."""
+    if torch.autograd._profiler_enabled() or not _recording.acquire(blocking=False):  # type: ignore[attr-defined]
+        raise RuntimeError("A recording or torch's profiler is on already: end it before you record.")
+    try:
+        yield
+    finally:
+        _recording.release()
 
 
 @contextmanager
 def _from_profiler(recording: Recording, tensors: list[torch.Tensor]) -> Iterator[None]:
-    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    profiler: Any = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    weights = {one.data_ptr(): one.nbytes() for one in storages(tensors) if one.device.type == "cpu"}
     try:
         with profiler:
             yield
     finally:
-        _keep(recording, profiler, tensors)
+        nodes = _nodes(profiler.profiler.kineto_results.experimental_event_tree())
+        recording._timeline = _timeline(nodes, weights)
 
 
-def _keep(recording: Recording, profiler: profile, tensors: list[torch.Tensor]) -> None:
-    found: Any = profiler.profiler
-    events, spans = _read(found.kineto_results.experimental_event_tree())
-    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
-    weights = [MemoryEvent(BEFORE, Action.ALLOC, address, size) for address, size in storages.items() if size]
-    recording._timeline = MemoryTimeline((*weights, *events), spans, Evidence.MEASURED_CPU, "this CPU")
-
-
-def _read(tree: list[Any]) -> tuple[list[MemoryEvent], tuple[Span, ...]]:
-    """Allocations and marks in the profiler's tree of events, in seconds since the first of them."""
-    allocations, marks, pending = [], [], list(tree)
+def _nodes(tree: list[Any]) -> list[Any]:
+    """Allocations and marks in the profiler's tree of events, in order of time."""
+    found, pending = [], list(tree)
     while pending:
         node = pending.pop()
         pending += node.children
-        if node.tag == torch._C._profiler._EventType.Allocation and node.extra_fields.device.type == "cpu":
-            allocations.append(node)
-        elif node.name.startswith(MARK):
-            marks.append(node)
-    allocations.sort(key=lambda node: node.start_time_ns)
-    marks.sort(key=lambda node: (node.start_time_ns, -node.end_time_ns))
-    begin = min((node.start_time_ns for node in (*allocations[:1], *marks[:1])), default=0)
-    events = []
-    known = set()
-    for node in allocations:
+        if node.name.startswith(MARK) or (
+            node.tag == torch._C._profiler._EventType.Allocation and node.extra_fields.device.type == "cpu"
+        ):
+            found.append(node)
+    return sorted(found, key=lambda node: (node.start_time_ns, -node.end_time_ns))
+
+
+def _timeline(nodes: list[Any], weights: dict[int, int]) -> MemoryTimeline:
+    """weights: bytes at each address that is in use already. Times are seconds since the first node."""
+    in_use = {address: size for address, size in weights.items() if size}
+    events = [MemoryEvent(BEFORE, Action.ALLOC, address, size) for address, size in in_use.items()]
+    spans = []
+    for node in nodes:
+        began, ended = (
+            (one - nodes[0].start_time_ns) / 1e9 for one in (node.start_time_ns, node.end_time_ns)
+        )
+        if node.name.startswith(MARK):
+            spans.append(span_of(node.name, began, ended))
+            continue
         size, address = node.extra_fields.alloc_size, node.extra_fields.ptr
-        at = (node.start_time_ns - begin) / 1e9
+        if address in in_use:  # freed here, or by a thread that was not recorded
+            events.append(MemoryEvent(began, Action.FREE, address, in_use.pop(address)))
         if size > 0:
-            known.add(address)
-            events.append(MemoryEvent(at, Action.ALLOC, address, size))
-        elif address in known:  # what was allocated before the recording is not a part of it
-            known.remove(address)
-            events.append(MemoryEvent(at, Action.FREE, address, -size))
-    spans = (
-        span_of(node.name, (node.start_time_ns - begin) / 1e9, (node.end_time_ns - begin) / 1e9)
-        for node in marks
-    )
-    return events, tuple(spans)
+            in_use[address] = size
+            events.append(MemoryEvent(began, Action.ALLOC, address, size))
+    return MemoryTimeline(tuple(events), tuple(spans), Evidence.MEASURED_CPU, "this CPU")
 
 
 @contextmanager
@@ -127,5 +140,5 @@ def _from_cuda(recording: Recording, device: torch.device) -> Iterator[None]:
         torch.cuda.synchronize(device)
         after = torch.cuda.memory._snapshot(device)
         torch.cuda.memory._record_memory_history(None)
-    name = torch.cuda.get_device_name(device)
-    recording._timeline = timeline_of(after, before=before, device=name, index=device.index or 0)
+        name = torch.cuda.get_device_name(device)
+        recording._timeline = timeline_of(after, before=before, device=name, index=device.index or 0)

@@ -31,13 +31,15 @@ def timeline_of(
 
     before: a snapshot taken when the history began, for what was there already. device: which GPU it was.
     index: the number of the device.
-    Sizes in a history are those asked for; the blocks given for them may be larger by up to 1 MiB.
+    Sizes in a history are those asked for; the blocks given for them may be larger, by up to 1 MiB (under
+    max_split_size_mb by more).
     """
     trace = after["device_traces"][index]
     marks = [one for one in after.get("external_annotations", ()) if one["name"].startswith(MARK)]
     begin = min((entry["time_us"] for entry in (*trace[:1], *marks[:1])), default=0)
     events = _there_before(before, index) if before else []
-    events += [_event(entry, begin) for entry in trace if entry["action"] in ACTIONS]
+    given = {event.address: event.taken for event in events if event.action is Action.ALLOC}
+    events += (one for entry in trace if (one := _event(entry, begin, given)) is not None)
     return MemoryTimeline(tuple(events), tuple(_spans(marks, begin)), Evidence.MEASURED_GPU, device)
 
 
@@ -55,10 +57,17 @@ def _there_before(snapshot: Snapshot, index: int) -> list[MemoryEvent]:
     return events
 
 
-def _event(entry: Mapping[str, Any], begin: int) -> MemoryEvent:
-    action, size = ACTIONS[entry["action"]], entry["size"]
-    taken = round_up(size, SMALLEST_BLOCK) if action in (Action.ALLOC, Action.FREE) else 0
-    return MemoryEvent((entry["time_us"] - begin) / 1e6, action, entry.get("addr", 0), size, taken)
+def _event(entry: Mapping[str, Any], begin: int, given: dict[int, int]) -> MemoryEvent | None:
+    """None: no event, or the end of what was never seen. given: of each address in use, its block's bytes."""
+    action, size, address = ACTIONS.get(entry["action"]), entry["size"], entry.get("addr", 0)
+    if action is None or (action is Action.FREE and address not in given):
+        return None
+    taken = 0
+    if action is Action.ALLOC:
+        taken = given[address] = round_up(size, SMALLEST_BLOCK)
+    elif action is Action.FREE:
+        taken = given.pop(address)
+    return MemoryEvent((entry["time_us"] - begin) / 1e6, action, address, size, taken)
 
 
 def _spans(marks: Sequence[Mapping[str, Any]], begin: int) -> Iterator[Span]:

@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from servelab.memory.caching_allocator import OWN_SEGMENT, CachingAllocator
+from servelab.memory.caching_allocator import SMALL_SEGMENT, CachingAllocator
 from servelab.memory.events import TAKES, Action, MemoryEvent, Segment
 
 
@@ -89,6 +89,8 @@ class MemoryTimeline:
     def by_batch(self) -> list[BatchMemory]:
         """One entry for each batch, of all that happened from its begin to the begin of the next."""
         levels, batches = self.levels(), self.batches
+        if not batches:
+            return []
         starts = [bisect_left(levels, span.began, key=lambda level: level.at) for span in batches]
         stops = [*starts[1:], len(levels)]
         return [self._of_batch(*one, levels) for one in zip(batches, starts, stops, strict=True)]
@@ -117,11 +119,15 @@ class MemoryTimeline:
         return max((level.reserved or 0 for level in self.levels()), default=0)
 
     def segments(self, event: int = -1) -> list[Segment]:
-        """What the allocator had from the GPU after the event of this number, and what of it was in use."""
+        """What the allocator had from the GPU after the event of this number, and what of it was in use.
+
+        Raises IndexError if there is no such event.
+        """
         whole: dict[int, int] = {}
-        mapped: dict[int, int] = {}  # pages of expandable segments
+        mapped: set[int] = set()  # pages of expandable segments
         in_use: dict[int, MemoryEvent] = {}
-        for one in self.events[: event % len(self.events) + 1] if self.events else ():
+        last = range(len(self.events))[event] if self.events or event != -1 else -1
+        for one in self.events[: last + 1]:
             if one.action is Action.ALLOC:
                 in_use[one.address] = one
             elif one.action is Action.FREE:
@@ -131,9 +137,9 @@ class MemoryTimeline:
             elif one.action is Action.SEGMENT_FREE:
                 whole.pop(one.address, None)
             elif one.action is Action.SEGMENT_MAP:
-                mapped[one.address] = one.size
+                mapped.update(_pages(one))
             elif one.action is Action.SEGMENT_UNMAP:
-                _cut(mapped, one.address, one.size)
+                mapped.difference_update(_pages(one))
         return _segments(sorted([*whole.items(), *_joined(mapped)]), in_use)
 
     def fragmentation(self, event: int = -1) -> float:
@@ -153,6 +159,8 @@ def modelled(recorded: MemoryTimeline, allocator: CachingAllocator | None = None
     Raises OutOfDeviceMemory where its GPU is too small.
     """
     allocator = CachingAllocator() if allocator is None else allocator
+    if allocator.history:
+        raise ValueError("This allocator has been used: give a new one for each run.")
     addresses: dict[int, int] = {}
     for event in recorded.events:
         allocator.now = event.at
@@ -165,25 +173,19 @@ def modelled(recorded: MemoryTimeline, allocator: CachingAllocator | None = None
     )
 
 
-def _cut(spaces: dict[int, int], address: int, size: int) -> None:
-    """Take a stretch out of the spaces in which it lies."""
-    stop = address + size
-    for begin in [one for one, length in spaces.items() if one < stop and address < one + length]:
-        end = begin + spaces.pop(begin)
-        if begin < address:
-            spaces[begin] = address - begin
-        if stop < end:
-            spaces[stop] = end - stop
+def _pages(event: MemoryEvent) -> range:
+    """Addresses of the 2 MiB pages that an event maps or unmaps: always whole ones."""
+    return range(event.address, event.address + event.size, SMALL_SEGMENT)
 
 
-def _joined(spaces: dict[int, int]) -> list[tuple[int, int]]:
-    """Spaces by address; those that follow each other without a gap are one."""
+def _joined(pages: set[int]) -> list[tuple[int, int]]:
+    """Address and size of each stretch of pages without a gap."""
     joined: list[tuple[int, int]] = []
-    for address in sorted(spaces):
+    for address in sorted(pages):
         if joined and sum(joined[-1]) == address:
-            joined[-1] = joined[-1][0], joined[-1][1] + spaces[address]
+            joined[-1] = joined[-1][0], joined[-1][1] + SMALL_SEGMENT
         else:
-            joined.append((address, spaces[address]))
+            joined.append((address, SMALL_SEGMENT))
     return joined
 
 
@@ -194,6 +196,8 @@ def _segments(spaces: list[tuple[int, int]], in_use: dict[int, MemoryEvent]) -> 
     for address, size in spaces:
         blocks: list[tuple[int, int, int | None]] = []
         at = address
+        while pending and pending[0].address < address:
+            pending.popleft()  # in no segment that is known: taken before the history began
         while pending and pending[0].address < address + size:
             event = pending.popleft()
             if event.address > at:
@@ -202,5 +206,5 @@ def _segments(spaces: list[tuple[int, int]], in_use: dict[int, MemoryEvent]) -> 
             at = event.address + event.allocated_change
         if at < address + size:
             blocks.append((at, address + size - at, None))
-        segments.append(Segment(address, size, size < OWN_SEGMENT, tuple(blocks)))
+        segments.append(Segment(address, size, tuple(blocks)))
     return segments

@@ -23,7 +23,7 @@ LEFT, RIGHT = 0.62, 0.12  # inches beside the axes
 TALL = 1.75  # inches of a panel
 ABOVE, BETWEEN, BELOW = 0.72, 0.28, 0.62  # for the names of its batches, to the next panel, for the last axis
 ALLOCATED, RESERVED = palette.USER_COLOURS[0], palette.USER_COLOURS[1]
-NOT_MODELLED = "not modelled: the rest of nvidia-smi (CUDA context, kernels, libraries' workspaces, others)"
+NOT_MODELLED = "not modelled: the rest of nvidia-smi (CUDA context, kernels, other programs)"
 
 
 def memory_timeline(
@@ -128,9 +128,13 @@ def _marks(timelines: Sequence[MemoryTimeline], names: Sequence[str]) -> str:
         said.append("line: reserved")
     if not names:
         said.append("above: items in each batch")
-        if any(one.evidence is Evidence.MODELLED for one in timelines):
+        if any(one.evidence is Evidence.MODELLED and any(_asking(one)) for one in timelines):
             said.append("asks: calls for more memory")
     return "   ·   ".join(said)
+
+
+def _asking(timeline: MemoryTimeline) -> list[int]:
+    return [batch.new_segments for batch in timeline.by_batch()]
 
 
 def _told(timeline: MemoryTimeline) -> str:

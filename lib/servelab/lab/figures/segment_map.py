@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, lines_height, title
 from servelab.lab.figures.memory_timeline import ALLOCATED, LEFT, RESERVED, RIGHT
-from servelab.memory.caching_allocator import MiB
+from servelab.memory.caching_allocator import OWN_SEGMENT, MiB
 from servelab.memory.events import Action, Segment
 from servelab.memory.timeline import MemoryTimeline
 
@@ -29,7 +29,7 @@ def segment_map(
     if not timeline.events:
         raise ValueError("Nothing happened in this timeline: record a run that allocates something.")
     event %= len(timeline.events)
-    segments = sorted(timeline.segments(event), key=lambda one: (one.small, one.address))
+    segments = sorted(timeline.segments(event), key=lambda one: (one.size < OWN_SEGMENT, one.address))
     says = says or _sentence(timeline, event, segments)
     shown = max(rows or 0, len(segments), 1)
     with course_style():
