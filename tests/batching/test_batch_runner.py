@@ -1,6 +1,7 @@
 """Static batches: every item's own result, in order, whatever the sizes; and a memory that stays flat."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
@@ -125,6 +126,85 @@ def test_memory_is_flat_from_the_first_batch_on(last_batch: LastBatch) -> None:
         assert last.peak_allocated == second.peak_allocated
     else:
         assert last.peak_allocated < second.peak_allocated
+
+
+def test_no_output_is_kept_beside_the_next_one() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Flatten()).eval()
+    with record(network) as recording:
+        run_batches(network, torch.randn(24, 3, 24, 24), 8, progress=False, around=recording.batch)
+    assert len({one.peak_allocated for one in recording.timeline.by_batch()}) == 1
+
+
+def test_the_device_and_the_type_are_those_asked_for() -> None:
+    done = run_batches(lambda batch: (batch * 2).to(torch.int64), items(5), 2, device="meta", progress=False)
+    assert (done.device.type, done.dtype, done.shape) == ("meta", torch.int64, (5, 3))
+
+
+def test_a_batch_is_announced_by_the_items_in_it() -> None:
+    announced = []
+
+    def around(size: int) -> AbstractContextManager[None]:
+        announced.append(size)
+        return nullcontext()
+
+    run_batches(Seen(), items(10), 4, progress=False, around=around)
+    assert announced == [4, 4, 2]
+
+
+def test_the_rows_that_fill_a_batch_are_copies_of_its_last_item() -> None:
+    seen: list[Tensor] = []
+
+    def model(batch: Tensor) -> Tensor:
+        seen.append(batch.clone())
+        return batch
+
+    run_batches(model, items(6), 4, warm_up=False, progress=False)
+    assert torch.equal(seen[-1], items(6)[[4, 5, 5, 5]])
+
+
+def test_the_warm_up_computes_real_items() -> None:
+    """A model may fail on zeros."""
+    matrices = [torch.eye(3) * (number + 1) for number in range(5)]
+    done = run_batches(torch.linalg.inv, matrices, 4, progress=False)
+    assert torch.allclose(done[4], torch.eye(3) / 5)
+
+
+def test_a_model_may_change_its_batch() -> None:
+    done = run_batches(lambda batch: batch.mul_(2), items(7), 3, progress=False)
+    assert torch.equal(done, items(7) * 2)
+    done = run_batches(lambda batch: batch.unsqueeze_(1).squeeze(1), items(7), 3, progress=False)
+    assert torch.equal(done, items(7))
+
+
+def test_results_of_another_shape_or_type_are_refused() -> None:
+    def narrower(batch: Tensor) -> Tensor:
+        return batch[:, :1] if batch[0, 0] > 5 else batch
+
+    def whole_numbers(batch: Tensor) -> Tensor:
+        return batch.long() if batch[0, 0] > 5 else batch
+
+    for model in (narrower, whole_numbers):
+        with pytest.raises(ValueError, match="must have one shape and type"):
+            run_batches(model, items(6), 2, progress=False)
+
+
+def test_each_item_is_read_once() -> None:
+    class Read(list[Tensor]):
+        def __getitem__(self, place: int) -> Tensor:  # type: ignore[override]
+            read.append(place)
+            return super().__getitem__(place)
+
+    read: list[int] = []
+    run_batches(Seen(), Read(items(10)), 4, warm_up=False, progress=False)
+    assert sorted(read) == [0, 0, *range(10)]  # the first also for its shape and its device
+
+
+def test_results_can_be_changed_and_trained_on() -> None:
+    done = run_batches(lambda batch: batch, items(4), 2, progress=False)
+    done += 1
+    weight = torch.ones(3, requires_grad=True)
+    (done @ weight).sum().backward()
+    assert weight.grad is not None
 
 
 def test_gradients_are_not_recorded() -> None:

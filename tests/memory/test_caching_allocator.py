@@ -218,7 +218,52 @@ def test_large_blocks_go_back_first_under_max_split_size() -> None:  # source: r
     assert allocator.reserved == 140 * MiB  # the block of 40 is kept
 
 
+def test_the_limits_of_max_split_size() -> None:  # source: get_free_block, should_split
+    allocator = CachingAllocator(max_split_size_mb=50)
+    allocator.free(allocator.allocate(50 * MiB))
+    allocator.allocate(30 * MiB)
+    assert allocator.reserved == 80 * MiB  # a block of exactly that size is kept whole
+    allocator = CachingAllocator(max_split_size_mb=50)
+    allocator.free(allocator.allocate(70 * MiB))
+    allocator.allocate(50 * MiB)
+    assert allocator.reserved == 120 * MiB  # 20 MiB too large
+    allocator = CachingAllocator(max_split_size_mb=50)
+    allocator.free(allocator.allocate(60 * MiB))
+    allocator.allocate(50 * MiB)
+    assert (allocator.allocated, allocator.reserved) == (60 * MiB, 60 * MiB)  # and the rest is not split off
+
+
+def test_of_large_blocks_the_smallest_that_is_enough_goes_back() -> None:  # release_available_cached_blocks
+    allocator = CachingAllocator(capacity=180 * MiB, max_split_size_mb=50)
+    for address in [allocator.allocate(size * MiB) for size in (80, 90)]:
+        allocator.free(address)
+    allocator.allocate(56 * MiB)
+    assert (allocator.reserved, allocator.retries) == ((90 + 56) * MiB, 0)
+
+
+def test_an_allocator_cannot_be_asked_for_both_ways() -> None:
+    with pytest.raises(ValueError, match="max_split_size_mb or expandable_segments"):
+        CachingAllocator(max_split_size_mb=50, expandable_segments=True)
+
+
 # -- expandable segments ---------------------------------------------------------------------------
+
+
+def test_a_block_at_the_growing_end_is_taken_last() -> None:  # source: get_free_block, expandable_size
+    allocator = CachingAllocator(expandable_segments=True)
+    first, _ = allocator.allocate(15 * MiB), allocator.allocate(15 * MiB)
+    allocator.free(first)
+    assert allocator.allocate(9 * MiB) == first  # not the 10 MiB at the end, although they fit better
+
+
+def test_address_space_is_an_eighth_more_than_the_gpu_has() -> None:  # source: find_expandable_block
+    allocator = CachingAllocator(capacity=200 * MiB, expandable_segments=True)
+    first = allocator.allocate(65 * MiB)
+    allocator.allocate(90 * MiB)
+    allocator.allocate(10 * MiB)
+    allocator.free(first)
+    with pytest.raises(OutOfDeviceMemory):
+        allocator.allocate(90 * MiB)  # 100 MiB are free, but no 90 in one piece of 240 addresses
 
 
 def test_an_expandable_segment_grows_by_pages_of_20_MiB_and_of_2() -> (
@@ -354,6 +399,15 @@ class AnyCalls(RuleBasedStateMachine):
         for segment in self.allocator.segments():
             for (_, _, one), (_, _, after) in pairwise(segment.blocks):
                 assert one is not None or after is not None
+
+    @invariant()
+    def what_was_freed_is_what_was_allocated(self) -> None:
+        told: dict[int, tuple[int, int]] = {}
+        for event in self.allocator.history:
+            if event.action is Action.ALLOC:
+                told[event.address] = event.size, event.taken
+            elif event.action is Action.FREE:
+                assert told.pop(event.address) == (event.size, event.taken)
 
     @invariant()
     def the_history_tells_the_same(self) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 
 import pytest
@@ -94,6 +95,69 @@ def test_an_error_within_leaves_a_recording_that_can_be_read() -> None:
     assert recording.timeline.peak_allocated == 40
 
 
+def test_buffers_are_weights_too_and_those_of_a_meta_model_are_nowhere() -> None:
+    with record(nn.BatchNorm1d(1000)) as recording:
+        pass
+    assert recording.timeline.peak_allocated == 4 * 4000 + 8
+    with record(nn.Linear(10, 10, device="meta")) as recording:
+        pass
+    assert recording.timeline.events == ()
+
+
+def test_what_another_thread_frees_is_seen_when_its_place_is_taken_again() -> None:
+    with record() as recording:
+        for _ in range(5):
+            held = [torch.empty(100_000)]
+            thread = threading.Thread(target=held.clear)
+            thread.start()
+            thread.join()
+    assert recording.timeline.levels()[-1].allocated <= 2 * 400_000
+
+
+def test_a_batch_that_raises_keeps_its_number_for_itself() -> None:
+    with record() as recording:
+        with suppress(KeyError), recording.batch(3):
+            raise KeyError
+        with recording.batch(4):
+            pass
+        with pytest.raises(ValueError, match="needs a name"), recording.phase(""):
+            pass
+        with pytest.raises(ValueError, match="'d'"), recording.batch(2.0):  # type: ignore[arg-type]
+            pass
+    assert [(span.batch, span.items) for span in recording.timeline.batches] == [(0, 3), (1, 4)]
+
+
+def test_there_is_one_recording_at_a_time() -> None:
+    with record(), pytest.raises(RuntimeError, match="on already"), record():
+        pass
+    with torch.profiler.profile(), pytest.raises(RuntimeError, match="on already"), record():
+        pass
+    refused: list[BaseException] = []
+
+    def in_a_thread() -> None:
+        try:
+            with record():
+                pass
+        except RuntimeError as error:
+            refused.append(error)
+
+    with record() as recording:
+        thread = threading.Thread(target=in_a_thread)
+        thread.start()
+        thread.join()
+        with recording.batch(1):
+            kept = torch.zeros(10)
+    assert len(refused) == 1
+    assert len(kept) == 10
+    assert recording.timeline.peak_allocated == 40
+
+
+def test_without_batches_there_are_none() -> None:
+    with record() as recording:
+        pass
+    assert (recording.timeline.by_batch(), recording.timeline.events) == ([], ())
+
+
 def test_the_timeline_is_there_when_the_block_has_ended() -> None:
     with record() as recording, pytest.raises(RuntimeError, match="behind the `with` block"):
         _ = recording.timeline
@@ -139,6 +203,45 @@ def test_fragmentation_is_the_part_of_free_memory_that_does_not_lie_in_the_large
     timeline = MemoryTimeline(tuple(allocator.history), (), Evidence.MODELLED, "")
     assert timeline.fragmentation() == 0.5
     assert MemoryTimeline((), (), Evidence.MODELLED, "").fragmentation() == 0
+
+
+def test_a_batch_of_a_gpu_is_told_by_its_own_events() -> None:
+    take, give = Action.SEGMENT_ALLOC, Action.SEGMENT_FREE
+    events = (
+        MemoryEvent(0.0, take, 1000, 500),
+        MemoryEvent(1.0, Action.ALLOC, 1000, 100, 128),
+        MemoryEvent(1.1, Action.ALLOC, 1200, 50, 64),
+        MemoryEvent(1.2, Action.FREE, 1200, 50, 64),
+        MemoryEvent(1.3, Action.FREE, 77, 9, 9),  # of what is not known
+        MemoryEvent(3.0, take, 5000, 700),
+        MemoryEvent(3.1, give, 5000, 700),
+        MemoryEvent(3.2, take, 9000, 20),
+    )
+    spans = Span(0, 4, 1.0, 2.0), Span(1, 4, 3.0, 4.0)
+    timeline = MemoryTimeline(events, spans, Evidence.MEASURED_GPU, "")
+    first, second = timeline.by_batch()
+    assert (first.peak_at, first.peak_allocated, first.new_segments, first.reserved_after) == (2, 192, 0, 500)
+    assert (second.new_segments, second.reserved_after) == (2, 520)
+    assert [(one.address, one.blocks) for one in timeline.segments(2)] == [
+        (1000, ((1000, 128, 100), (1128, 72, None), (1200, 64, 50), (1264, 236, None)))
+    ]
+    assert [one.address for one in timeline.segments()] == [1000, 9000]
+    with pytest.raises(IndexError):
+        timeline.segments(8)
+    assert MemoryTimeline((), (), Evidence.MODELLED, "").segments() == []
+
+
+def test_what_lies_in_no_known_segment_is_left_out() -> None:
+    events = MemoryEvent(0.0, Action.ALLOC, 100, 50), MemoryEvent(0.1, Action.SEGMENT_ALLOC, 1000, 512)
+    timeline = MemoryTimeline(events, (), Evidence.MEASURED_GPU, "")
+    assert timeline.segments()[0].blocks == ((1000, 512, None),)
+
+
+def test_a_used_allocator_is_refused() -> None:
+    used = CachingAllocator()
+    used.allocate(5)
+    with pytest.raises(ValueError, match="give a new one"):
+        modelled(linear([2]), used)
 
 
 def test_a_batch_counts_what_happens_until_the_next_begins() -> None:

@@ -98,6 +98,41 @@ def test_a_snapshot_in_the_documented_form_is_read() -> None:
     assert (batch.items, batch.new_segments, batch.peak_allocated) == (32, 1, 1024 + 3_000_320)
 
 
+def test_what_was_there_and_is_freed_takes_its_whole_block_with_it() -> None:
+    freed = {"segments": [], "device_traces": [[entry("free_completed", BASE, 1000, 5)]]}
+    assert timeline_of(freed, before=BEFORE).levels()[-1].allocated == 0
+    assert timeline_of(freed).events == ()  # not known, so it was not counted
+
+
+def test_each_device_has_its_own_history() -> None:
+    two = {"segments": [], "device_traces": [[], [entry("alloc", BASE, 512, 9)]]}
+    assert timeline_of(two, before=BEFORE).levels()[-1].allocated == 1024
+    assert timeline_of(two, before=BEFORE, index=1).levels()[-1].allocated == 512
+
+
+def test_a_block_that_waits_to_be_freed_is_in_use() -> None:
+    waiting = pickle.loads(pickle.dumps(BEFORE))
+    waiting["segments"][0]["blocks"][0]["state"] = "active_pending_free"
+    assert timeline_of({"segments": [], "device_traces": [[]]}, before=waiting).levels()[-1].allocated == 1024
+
+
+def test_a_written_snapshot_has_all_that_the_documentation_names() -> None:
+    allocator = used(False, [MiB, 3 * MiB])
+    allocator.free(next(iter(allocator.segments())).address)
+    small, large = snapshot(allocator)["segments"]
+    assert (small["segment_type"], large["segment_type"]) == ("small", "large")
+    assert (small["allocated_size"], large["allocated_size"]) == (0, 3 * MiB)
+    assert [one["action"] for one in snapshot(allocator)["device_traces"][0]] == [
+        "segment_alloc",
+        "alloc",
+        "segment_alloc",
+        "alloc",
+        "free_requested",
+        "free_completed",
+    ]
+    assert snapshot(allocator)["device_traces"][0][3]["time_us"] == 1000
+
+
 def test_a_snapshot_without_history_or_marks_is_an_empty_timeline() -> None:
     assert timeline_of({"segments": [], "device_traces": [[]]}).events == ()
 
