@@ -1,8 +1,9 @@
 """Records what a model allocates, batch by batch: on a CPU by torch's profiler, on a GPU by its allocator.
 
-On a CPU every allocation and free of the calling thread is seen, each a few microseconds slower; what
-libraries allocate by themselves is not, nor the end of what was there before (weights that are replaced). On a GPU the allocator keeps its own history (no stack traces are
-asked for), and hands it out as a snapshot. Marks of batches and phases are `record_function`s in both.
+On a CPU every allocation and free of the calling thread is seen, each a few microseconds slower. Not seen:
+what libraries allocate by themselves, and the end of what was there before (weights that are replaced).
+On a GPU the allocator keeps its own history, without stack traces, and hands it out as a snapshot. Marks of
+batches and phases are `record_function`s in both.
 """
 
 from __future__ import annotations
