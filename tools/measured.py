@@ -108,6 +108,28 @@ ROWS = [
         [f"first token, 32 users, 300 tokens {how}" for how in ("not shared", "shared")],
         "s",
     ),
+    (
+        "a first batch of 32 pictures in its process: nothing before, a batch of 1 before, one of 32",
+        "first_batch",
+        [f"first batch of 32, {before}" for before in ("nothing", "a batch of 1", "a batch of 32")],
+        "ms",
+    ),
+    (
+        "the same traced by torch.compile: the first batch, then a first one of 4",
+        "first_batch",
+        ["first batch of 32, torch.compile, nothing", "a last batch of 4, torch.compile, nothing"],
+        "ms",
+    ),
+    (
+        "after batches of 32, reserved memory grows by (500 made-up networks, simulated): one item fewer; "
+        "one more; one more with expandable segments",
+        "first_batch",
+        [
+            f"made-up networks, a batch of {which}"
+            for which in ("31, default", "33, default", "33, expandable")
+        ],
+        "% (mean)",
+    ),
 ]
 
 

@@ -41,10 +41,11 @@ def test_the_right_sum_passes() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ((None, "D", "E"), "Write a letter"),
-        (("F", "D", "E"), "the blue area"),
-        (("C", "C", "E"), "reserved falls"),
-        (("C", "D", "D"), "not the first batch"),
+        ((None, "D", "E", "F"), "Write a letter"),
+        (("F", "D", "E", "F"), "the blue area"),
+        (("C", "C", "E", "F"), "reserved falls"),
+        (("C", "D", "D", "F"), "not the first batch"),
+        (("C", "D", "E", "A"), "one still larger"),
     ],
 )
 def test_wrong_batches_are_answered(given: Any, says: str) -> None:
@@ -54,11 +55,12 @@ def test_wrong_batches_are_answered(given: Any, says: str) -> None:
 
 
 def test_the_right_batches_pass_and_are_what_the_figure_shows() -> None:
-    assert exercises.check_batches("c", " D", "E").verdict is Verdict.PASSED
+    assert exercises.check_batches("c", " D", "E", "F").verdict is Verdict.PASSED
     batches = exercises._service().by_batch()
     peaks = [one.peak_allocated for one in batches]
     assert peaks.index(min(peaks)) == 2
     assert peaks.index(max(peaks)) == 4
+    assert peaks[0] == peaks[1] == peaks[3] < peaks[5] < peaks[4]
     assert [one.new_segments > 0 for one in batches] == [True, False, False, True, True, False]
     assert batches[2].reserved_after is not None
     assert batches[1].reserved_after is not None

@@ -358,10 +358,19 @@ class CachingAllocator:
         self.history.append(MemoryEvent(self.now, action, address, size, taken))
 
     def _refusal(self, size: int) -> str:
+        segment, gpu = segment_size(round_up(size, SMALLEST_BLOCK)), self.capacity or 0
+        free = [block.size for pool in self._pools for block in pool.free]
+        parts = [
+            self.allocated,
+            self.reserved - self.allocated,
+            max(free, default=0),
+            gpu - self.reserved,
+        ]
+        allocated, kept, largest, left = (f"{part / MiB:.1f}" for part in parts)
         return (
-            f"Out of memory: {size:,} bytes asked for; of {self.capacity:,} on the GPU {self.allocated:,} "
-            f"are allocated, and {self.reserved - self.allocated:,} reserved in pieces that do not help. "
-            "Make the batch smaller, or try expandable_segments=True."
+            f"Out of memory: {size / MiB:.1f} MiB asked for, for that a segment of {segment / MiB:.0f}. The "
+            f"GPU has {gpu / MiB:.0f}: {allocated} are allocated, {kept} reserved and free in pieces of "
+            f"{largest} at most, {left} not reserved. Make the batch smaller, or try expandable_segments."
         )
 
 

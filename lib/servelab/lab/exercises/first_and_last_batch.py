@@ -17,7 +17,7 @@ from servelab.memory.timeline import Evidence, MemoryTimeline, Span
 HELD, FREED, THEN = (0.3, 3, 5, 12.5), 3, (4, 11)
 
 # Exercise 2: batches of a service in the order in which they came, and where somebody emptied the cache.
-BATCHES, EMPTIED_BEFORE = (32, 32, 7, 32, 36, 32), 3
+BATCHES, EMPTIED_BEFORE = (32, 32, 7, 32, 48, 40), 3
 PER_ITEM = (640 * KiB, 384 * KiB, 640 * KiB, 256 * KiB)  # activations of one item, in order
 
 # Exercise 3
@@ -85,20 +85,24 @@ def _compute(allocator: CachingAllocator, items: int) -> None:
 
 
 @exercise
-def check_batches(smaller: str | None, emptied: str | None, larger: str | None) -> str:
-    """The letters of a small batch, of one before which the cache was emptied, and of a larger one."""
-    if None in (smaller, emptied, larger):
+def check_batches(
+    smaller: str | None, emptied: str | None, largest: str | None, also_larger: str | None
+) -> str:
+    """The letters of a small batch, of one before which the cache was emptied, and of two larger ones."""
+    given = smaller, emptied, largest, also_larger
+    if None in given:
         raise NotStarted("Write a letter in place of each None.")
-    right = {"smaller": "C", "emptied": "D", "larger": "E"}
+    right = {"smaller": "C", "emptied": "D", "largest": "E", "also_larger": "F"}
     hints = {
         "smaller": "look at allocated, the blue area.",
         "emptied": "when a cache is emptied, reserved falls, and the next batch has to ask again.",
-        "larger": "it needs more than was there: reserved rises, and it is not the first batch.",
+        "largest": "it needs more than was there: reserved rises, and it is not the first batch.",
+        "also_larger": "a larger batch asks for nothing if one still larger came before. Look at the blue.",
     }
-    for (name, letter), given in zip(right.items(), (smaller, emptied, larger), strict=True):
-        if str(given).strip().upper() != letter:
-            raise NotYet(f"{name} = {given!r} is not it: {hints[name]}")
-    return "C is small, the cache was emptied before D, and E is larger than all before it."
+    for (name, letter), one in zip(right.items(), given, strict=True):
+        if str(one).strip().upper() != letter:
+            raise NotYet(f"{name} = {one!r} is not it: {hints[name]}")
+    return "C is small, the cache was emptied before D, E is the largest, and F fits into what E has left."
 
 
 # -- exercise 3: a list of pictures with flat memory -----------------------------------------------------
