@@ -622,9 +622,13 @@ def test_a_page_without_a_kernel_takes_a_guess_and_then_shows_what_happened(
     tops = [one.bounding_box()["y"] for one in sliders.locator("label").all()]  # type: ignore[index]
     assert tops == sorted(set(tops))  # one below the other
     assert "Three panels" in str(sliders.locator("img").get_attribute("alt"))
+    broken: list[str] = []
+    page.on("pageerror", lambda error: broken.append(str(error)))
     for lesson in tmp_path.glob("*.html"):
         assert lesson.stat().st_size < 3_000_000
         page.goto(lesson.as_uri())
+        assert broken == [], lesson.name
+        assert page.locator("[data-servelab-sliders]").count() == 0, lesson.name  # each is served once
         page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
         assert page.evaluate("document.documentElement.scrollWidth") <= 400, lesson.name
         for figure in page.locator(".output_area img").all():

@@ -41,6 +41,7 @@ class Held {
   save_changes() { for (const hears of Object.values(this.heard).flat()) hears(); }
 }
 for (const place of document.querySelectorAll("[data-servelab-sliders]")) {
+  place.removeAttribute("data-servelab-sliders");  // the first script on a page serves them all
   const held = JSON.parse(place.querySelector("script").textContent);
   place.replaceChildren();
   render({ model: new Held(held), el: place });
