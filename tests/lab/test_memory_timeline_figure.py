@@ -1,5 +1,7 @@
 """The figures of memory over a run and of an allocator's segments: what they say."""
 
+from dataclasses import replace
+
 import matplotlib.colors
 import matplotlib.text
 import pytest
@@ -72,6 +74,18 @@ def test_a_timeline_says_what_each_batch_took_and_how_it_is_known() -> None:
     assert drawing.figure.axes[0].get_ylim() == drawing.figure.axes[1].get_ylim()
     with pytest.raises(ValueError, match="something was allocated"):
         memory_timeline({}, says="Nothing.")
+
+
+def test_a_measured_gpu_is_named_and_nothing_is_said_to_be_modelled() -> None:
+    measured = replace(on_a_gpu(), evidence=Evidence.MEASURED_GPU, device="a GPU of some make")
+    drawing = memory_timeline({"the service": measured}, says="Measured.")
+    assert "measured on a GPU (a GPU of some make)" in drawing.words
+    assert "first: 32\n300 ms" in texts(drawing)
+    assert any(text.startswith("not recorded: ") for text in texts(drawing))
+    assert not any("modelled" in text for text in texts(drawing))
+    assert "measured on a GPU (a GPU of some make)" in segment_map(measured).words
+    with pytest.raises(IndexError):
+        segment_map(measured, 10**6)
 
 
 def test_names_hide_the_sizes() -> None:

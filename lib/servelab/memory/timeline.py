@@ -72,6 +72,12 @@ class MemoryTimeline:
     device: str
 
     @property
+    def known_from(self) -> str:
+        """What a figure says of its evidence: measured, modelled or simulated, and on which GPU."""
+        gpu = f" ({self.device})" if self.evidence is Evidence.MEASURED_GPU else ""
+        return self.evidence.value + gpu
+
+    @property
     def batches(self) -> tuple[Span, ...]:
         return tuple(span for span in self.spans if span.phase is None)
 

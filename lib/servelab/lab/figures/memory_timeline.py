@@ -23,7 +23,7 @@ LEFT, RIGHT = 0.62, 0.12  # inches beside the axes
 TALL = 1.75  # inches of a panel
 ABOVE, BETWEEN, BELOW = 0.72, 0.28, 0.62  # for the names of its batches, to the next panel, for the last axis
 ALLOCATED, RESERVED = palette.USER_COLOURS[0], palette.USER_COLOURS[1]
-NOT_MODELLED = "not modelled: the rest of nvidia-smi (CUDA context, kernels, other programs)"
+REST = "the rest of nvidia-smi (CUDA context, kernels, other programs)"
 
 
 def memory_timeline(
@@ -43,45 +43,49 @@ def memory_timeline(
             sizes = (palette.WIDTH, height, palette.WIDTH, height)
             axes = figure.add_axes(tuple(inch / of for inch, of in zip(box, sizes, strict=True)))  # type: ignore[arg-type]
             _panel(axes, timeline, 1.32 * most, names)
-            axes.set_title(f"{name}, MiB   ·   {timeline.evidence.value}", pad=28)
+            axes.set_title(f"{name}, MiB   ·   {timeline.known_from}", pad=28)
         figure.axes[-1].set_xlabel(
             f"allocations and frees, in order\n{_marks(list(timelines.values()), names)}"
         )
         title(figure, figure.axes[0], says)
-    told = "; ".join(f"{name} ({one.evidence.value}): {_told(one)}" for name, one in timelines.items())
+    told = "; ".join(f"{name} ({one.known_from}): {_told(one)}" for name, one in timelines.items())
     told = f"batches {', '.join(names)}" if names else told
     return Drawing(figure, f"Memory by allocations and frees. {says} {told}.")
 
 
 def _panel(axes: Axes, timeline: MemoryTimeline, most: float, names: Sequence[str]) -> None:
     levels = timeline.levels()
-    across = range(1, len(levels) + 1)
-    axes.set_xlim(0, len(levels))
     axes.set_ylim(0, most)
     _batches(axes, timeline, levels, names)
-    allocated = [level.allocated / MiB for level in levels]
-    axes.fill_between(across, allocated, step="post", color=ALLOCATED, linewidth=0)
+    draw_levels(axes, levels)
     if timeline.evidence is not Evidence.MEASURED_CPU:
-        reserved = [(level.reserved or 0) / MiB for level in levels]
-        pale = palette.pale(RESERVED)
-        axes.fill_between(across, allocated, reserved, step="post", color=pale, linewidth=0)
-        axes.step(across, reserved, where="post", color=RESERVED, linewidth=1.8)
-        axes.fill_between(
-            across,
-            reserved,
-            most,
-            step="post",
-            facecolor="none",
-            edgecolor="#BBBBBB",
-            hatch="///",
-            linewidth=0,
-        )
+        across, reserved = range(1, len(levels) + 1), [(level.reserved or 0) / MiB for level in levels]
+        style = {"facecolor": "none", "edgecolor": "#BBBBBB", "hatch": "///", "linewidth": 0}
+        axes.fill_between(across, reserved, most, step="post", **style)  # type: ignore[arg-type]
         paper = {"facecolor": palette.PAPER, "edgecolor": "none", "pad": 1.5}
         middle = (max(reserved) + most) / 2
+        missing = "not recorded" if timeline.evidence is Evidence.MEASURED_GPU else "not modelled"
         axes.text(
-            len(levels) / 2, middle, NOT_MODELLED, ha="center", va="center", color=palette.FAINT, bbox=paper
+            len(levels) / 2,
+            middle,
+            f"{missing}: {REST}",
+            ha="center",
+            va="center",
+            color=palette.FAINT,
+            bbox=paper,
         )
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+
+
+def draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
+    """Allocated as an area, and where an allocator keeps more, reserved as a line over it."""
+    across, allocated = range(1, len(levels) + 1), [level.allocated / MiB for level in levels]
+    axes.fill_between(across, allocated, step="post", color=ALLOCATED, linewidth=0)
+    if levels[-1].reserved is not None:
+        reserved = [(level.reserved or 0) / MiB for level in levels]
+        axes.fill_between(across, allocated, reserved, step="post", color=palette.pale(RESERVED), linewidth=0)
+        axes.step(across, reserved, where="post", color=RESERVED, linewidth=1.8)
+    axes.set_xlim(0, len(levels))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
 
 

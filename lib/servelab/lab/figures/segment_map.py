@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from servelab.lab.figures import palette
 from servelab.lab.figures.drawing import Drawing, course_style, lines_height, title
-from servelab.lab.figures.memory_timeline import ALLOCATED, LEFT, RESERVED, RIGHT
+from servelab.lab.figures.memory_timeline import ALLOCATED, LEFT, RESERVED, RIGHT, draw_levels
 from servelab.memory.caching_allocator import OWN_SEGMENT, MiB
 from servelab.memory.events import Action, Segment
 from servelab.memory.timeline import MemoryTimeline
@@ -28,7 +28,7 @@ def segment_map(
     """The state after the event of this number. rows: leave room for so many segments."""
     if not timeline.events:
         raise ValueError("Nothing happened in this timeline: record a run that allocates something.")
-    event %= len(timeline.events)
+    event = range(len(timeline.events))[event]
     segments = sorted(timeline.segments(event), key=lambda one: (one.size < OWN_SEGMENT, one.address))
     says = says or _sentence(timeline, event, segments)
     shown = max(rows or 0, len(segments), 1)
@@ -52,25 +52,16 @@ def segment_map(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.set_title("segments that the allocator has, MiB", pad=4)
         marks = "grey: weights   ·   blue: in use   ·   white: free   ·   each strip is one segment"
-        axes.set_xlabel(f"{timeline.evidence.value}\n{marks}")
+        axes.set_xlabel(f"{timeline.known_from}\n{marks}")
         title(figure, run, says)
-    return Drawing(figure, f"Segment map ({timeline.evidence.value}). {says}")
+    return Drawing(figure, f"Segment map ({timeline.known_from}). {says}")
 
 
 def _run(axes: Axes, timeline: MemoryTimeline, event: int) -> None:
-    levels = timeline.levels()
-    across = range(1, len(levels) + 1)
-    axes.fill_between(
-        across, [one.allocated / MiB for one in levels], step="post", color=ALLOCATED, linewidth=0
-    )
-    axes.step(
-        across, [(one.reserved or 0) / MiB for one in levels], where="post", color=RESERVED, linewidth=1.8
-    )
+    draw_levels(axes, timeline.levels())
     axes.axvline(event + 1, color=palette.INK, linewidth=1.6)
-    axes.set_xlim(0, len(levels))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_title("the run: allocated (blue), reserved (line), this moment (black)", pad=4)
 
 
