@@ -17,15 +17,8 @@ from pathlib import Path
 
 from servelab.machine import versions
 
-BENCHES = (
-    "core",
-    "strategies",
-    "sharing",
-    "pool",
-    "asyncio",
-    "memory",
-    "first_batch",
-)  # each a file in bench/
+# Each a file in bench/.
+BENCHES = ("core", "strategies", "sharing", "pool", "asyncio", "memory", "first_batch")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

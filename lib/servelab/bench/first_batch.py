@@ -88,21 +88,19 @@ def image_network() -> nn.Module:
     return network.eval()
 
 
-def first_batches(
-    befores: Sequence[Before], *, sizes: Sequence[int] = SIZES, compiler: str = "eager"
-) -> list[FirstBatches]:
-    """A fresh process for each. compiler: torch.compile's backend; "eager" traces the model and no more."""
+def first_batches(befores: Sequence[Before], *, sizes: Sequence[int] = SIZES) -> list[FirstBatches]:
+    """A fresh process for each. torch.compile only traces there: making code would need a C++ compiler."""
     found = []
     for before in tqdm(befores, desc="fresh processes", unit="process", leave=False):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            found.append(process.submit(_measure, before, tuple(sizes), compiler).result())
+            found.append(process.submit(_measure, before, tuple(sizes)).result())
     return found
 
 
-def _measure(before: Before, sizes: tuple[int, ...], compiler: str) -> FirstBatches:
+def _measure(before: Before, sizes: tuple[int, ...]) -> FirstBatches:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = image_network().to(device)
-    compute = _prepared(network, before, compiler)
+    compute = _prepared(network, before)
     pictures = {size: torch.randn(size, 3, PIXELS, PIXELS, device=device) for size in set(sizes)}
     with torch.inference_mode():
         _warmed(before, compute, pictures, device)
@@ -117,12 +115,12 @@ def _measure(before: Before, sizes: tuple[int, ...], compiler: str) -> FirstBatc
     return FirstBatches(before, sizes, tuple(times), grown / 1e6, tuple(graphs))
 
 
-def _prepared(network: nn.Module, before: Before, compiler: str) -> Callable[[Tensor], Any]:
+def _prepared(network: nn.Module, before: Before) -> Callable[[Tensor], Any]:
     torch.backends.cudnn.benchmark = before is Before.AUTOTUNED
     if before is Before.COMPILED:
-        return torch.compile(network, backend=compiler)
+        return torch.compile(network, backend="eager")
     if before is Before.COMPILED_DYNAMIC:
-        return torch.compile(network, backend=compiler, dynamic=True)
+        return torch.compile(network, backend="eager", dynamic=True)
     return network
 
 

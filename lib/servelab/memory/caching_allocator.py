@@ -360,12 +360,7 @@ class CachingAllocator:
     def _refusal(self, size: int) -> str:
         segment, gpu = segment_size(round_up(size, SMALLEST_BLOCK)), self.capacity or 0
         free = [block.size for pool in self._pools for block in pool.free]
-        parts = [
-            self.allocated,
-            self.reserved - self.allocated,
-            max(free, default=0),
-            gpu - self.reserved,
-        ]
+        parts = self.allocated, self.reserved - self.allocated, max(free, default=0), gpu - self.reserved
         allocated, kept, largest, left = (f"{part / MiB:.1f}" for part in parts)
         return (
             f"Out of memory: {size / MiB:.1f} MiB asked for, for that a segment of {segment / MiB:.0f}. The "
