@@ -5,8 +5,42 @@ from typing import TYPE_CHECKING
 from servelab.lazy import imported_on_use
 
 if TYPE_CHECKING:
-    from servelab.batching.batch_runner import LastBatch, run_batches
+    from servelab.batching.batch_queue import BatchQueue, Eager, Reason
+    from servelab.batching.batch_runner import LastBatch, each_result, run_batches
+    from servelab.batching.dynamic_batcher import BatcherClosed, DynamicBatcher
+    from servelab.batching.model_call import WrongNumberOfResults
+    from servelab.batching.naive_batcher import NaiveBatcher
+    from servelab.batching.records import Batch, BatcherLoad
+    from servelab.batching.simulation import simulate_batches
+    from servelab.batching.stream import stream_results
 
-__all__ = ["LastBatch", "run_batches"]
+_WHERE = {
+    "batch_queue": ("BatchQueue", "Eager", "Reason"),
+    "batch_runner": ("LastBatch", "each_result", "run_batches"),
+    "dynamic_batcher": ("BatcherClosed", "DynamicBatcher"),
+    "model_call": ("WrongNumberOfResults",),
+    "naive_batcher": ("NaiveBatcher",),
+    "records": ("Batch", "BatcherLoad"),
+    "simulation": ("simulate_batches",),
+    "stream": ("stream_results",),
+}
+__all__ = [
+    "Batch",
+    "BatchQueue",
+    "BatcherClosed",
+    "BatcherLoad",
+    "DynamicBatcher",
+    "Eager",
+    "LastBatch",
+    "NaiveBatcher",
+    "Reason",
+    "WrongNumberOfResults",
+    "each_result",
+    "run_batches",
+    "simulate_batches",
+    "stream_results",
+]
 
-__getattr__ = imported_on_use(__name__, dict.fromkeys(__all__, "servelab.batching.batch_runner"))
+__getattr__ = imported_on_use(
+    __name__, {name: f"{__name__}.{file}" for file, names in _WHERE.items() for name in names}
+)

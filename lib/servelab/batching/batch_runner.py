@@ -7,13 +7,17 @@ computes, only that row number i of its result belongs to row number i of its ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from servelab.batching.model_call import call, separated
 
 
 class LastBatch(Enum):
@@ -56,13 +60,13 @@ def run_batches(
         results: Tensor | None = None
         if warm_up:
             _fill(buffer, items, 0, min(largest, len(items)))
-            results = _room_for(sum(sizes), _call(model, buffer[:]))
+            results = _room_for(sum(sizes), _tensor_of(model, buffer[:]))
         done = 0
         for size in tqdm(sizes, desc="batches", leave=False, delay=1, disable=not progress):
             with around(size):
                 batch = buffer[:size] if last_batch is LastBatch.RAGGED else buffer[:]
                 _fill(batch, items, done, size)
-                output = _call(model, batch)
+                output = _tensor_of(model, batch)
                 if results is None:
                     results = _room_for(sum(sizes), output)
                 _keep(output[:size], results[done : done + size])
@@ -72,19 +76,45 @@ def run_batches(
     return results
 
 
+def each_result(
+    model: Callable[[Tensor], Any],
+    items: Iterable[Tensor],
+    batch_size: int = 32,
+    *,
+    last_batch: LastBatch | str = LastBatch.PAD,
+    device: torch.device | str | None = None,
+) -> Iterator[Any]:
+    """The same one by one, for items that nobody could hold at once: they may come from a generator.
+
+    Reads a batch of items when its first result is asked for, and keeps nothing of earlier ones.
+    """
+    last_batch, coming = LastBatch(last_batch), iter(items)
+    buffer: Tensor | None = None
+    done = 0
+    while found := list(islice(coming, batch_size)):
+        if len(found) < batch_size and last_batch is LastBatch.DROP:
+            return
+        if buffer is None:
+            buffer = found[0].new_empty((batch_size, *found[0].shape), device=device)
+        batch = buffer[: len(found)] if last_batch is LastBatch.RAGGED else buffer[:]
+        _fill(batch, found, 0, len(found), done)
+        yield from separated(call(model, batch, len(batch))[: len(found)])
+        done += len(found)
+
+
 def _room_for(count: int, output: Tensor) -> Tensor:
     """For the results of all items, as a tensor that may be changed and trained on later."""
     with torch.inference_mode(False):
         return torch.empty((count, *output.shape[1:]), dtype=output.dtype, device=output.device)
 
 
-def _fill(batch: Tensor, items: Sequence[Tensor], first: int, size: int) -> None:
-    """Copy in so many items; the rows behind them become copies of the last."""
+def _fill(batch: Tensor, items: Sequence[Tensor], first: int, size: int, before: int = 0) -> None:
+    """Copy in so many items; the rows behind them become copies of the last. before: not among `items`."""
     for row in range(size):
         item = items[first + row]
         if item.shape != batch.shape[1:] or item.dtype != batch.dtype:
             raise ValueError(
-                f"Item {first + row} is {_kind(item)}, item 0 is {_kind(batch[0])}: "
+                f"Item {before + first + row} is {_kind(item)}, and item {before} was {_kind(batch[0])}: "
                 "items of one batch have one shape and type."
             )
         batch[row] = item
@@ -104,12 +134,10 @@ def _kind(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} of {tensor.dtype}"
 
 
-def _call(model: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    output = model(batch)
-    if not isinstance(output, Tensor) or output.ndim < 1 or len(output) != len(batch):
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+def _tensor_of(model: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    output = call(model, batch, len(batch))
+    if not isinstance(output, Tensor):
         raise TypeError(
-            f"The model made {shape} of a batch of {len(batch)}: give a function whose result is a tensor "
-            "with one row for each item, as in `lambda batch: network(batch).logits`."
+            f"The model made a {type(output).__name__}: results are kept as one tensor, so give one."
         )
     return output
