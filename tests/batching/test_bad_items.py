@@ -21,9 +21,11 @@ def test_good_items_get_their_results_and_bad_ones_their_errors(good: list[bool]
         if fine:
             assert torch.equal(outcome, one * 2)
         else:
-            assert isinstance(outcome.error, BadItem) and f"among ({one[0]}," in str(outcome.error)
+            assert isinstance(outcome.error, BadItem)
+            assert f"among ({one[0]}," in str(outcome.error)
     bad, size = good.count(False), len(good)
-    assert calls <= 1 + 2 * bad * math.ceil(math.log2(size)) and calls <= 2 * size - 1
+    assert calls <= 1 + 2 * bad * math.ceil(math.log2(size))
+    assert calls <= 2 * size - 1
     if not bad:
         assert calls == 1
 
@@ -35,13 +37,15 @@ def test_a_batch_too_large_for_the_memory_is_computed_in_parts() -> None:
         return doubled(batch)
 
     found, calls = outcomes(small, [item(number) for number in range(32)])
-    assert numbers(torch.stack(found)) == tuple(2.0 * number for number in range(32)) and calls == 7
+    assert numbers(torch.stack(found)) == tuple(2.0 * number for number in range(32))
+    assert calls == 7
 
 
 @pytest.mark.parametrize("rows", [0, 3, 5])
 def test_too_few_or_too_many_results_are_nobodys(rows: int) -> None:
     found, calls = outcomes(lambda batch: torch.zeros(rows, 3), [item(number) for number in range(4)])
-    assert calls == 1 and len({id(one.error) for one in found}) == 4
+    assert calls == 1
+    assert len({id(one.error) for one in found}) == 4
     assert all(isinstance(one.error, WrongNumberOfResults) for one in found)
 
 
@@ -57,15 +61,18 @@ def test_a_model_that_tries_to_end_the_program_fails_like_any_other(error: BaseE
         raise error
 
     [found], _ = outcomes(model, [item(1)])
-    assert isinstance(found, Failure) and isinstance(found.error, RuntimeError)
-    assert type(error).__name__ in str(found.error) and found.error.__cause__ is error
+    assert isinstance(found, Failure)
+    assert isinstance(found.error, RuntimeError)
+    assert type(error).__name__ in str(found.error)
+    assert found.error.__cause__ is error
 
 
 def test_results_are_of_ones_own() -> None:
     """The rows of an expanded tensor are one memory, and those of any tensor keep each other alive."""
     (first, second), _ = outcomes(lambda batch: batch[:1].expand(2, 3), [item(1), item(2)])
     first += 1
-    assert numbers(second[None]) == (1.0,) and first.untyped_storage().nbytes() == 12
+    assert numbers(second[None]) == (1.0,)
+    assert first.untyped_storage().nbytes() == 12
     assert first.requires_grad_().sum().requires_grad  # not an inference tensor: it may be trained on
 
 

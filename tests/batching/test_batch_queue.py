@@ -38,7 +38,8 @@ def test_whatever_comes_every_rule_holds(
     for batch in found:
         assert 1 <= len(batch) <= most
         assert len({keys[number - 1] for number in batch.items}) == 1
-        assert batch.items == tuple(sorted(batch.items)) and max(batch.arrived) <= batch.began
+        assert batch.items == tuple(sorted(batch.items))
+        assert max(batch.arrived) <= batch.began
         assert batch.reason is not Reason.CLOSING
         if batch.reason is Reason.FULL:
             assert len(batch) == most
@@ -79,7 +80,7 @@ def test_a_lone_item_waits_as_long_as_the_rule_says() -> None:
 
 
 def test_the_fifth_of_a_burst_waits_or_goes_next() -> None:
-    """Five items at size four. What becomes of the fifth has a name; measured by batches and their beginnings."""
+    """Five items at size four. What becomes of the fifth has a name; measured by its batch and beginning."""
     found = {
         eager: [
             (one.items, one.began, one.reason)
@@ -116,9 +117,13 @@ def test_deadlines_take_out_who_is_late_and_say_when_to_look() -> None:
     for one in (early, late):
         queue.add(one)
     assert queue.wake_at(idle=False) == 3.0 == queue.wake_at(idle=True)
-    assert queue.take_late(2.9) == [] and queue.take_late(3.0) == [early]
-    assert queue.wake_at(idle=True) == 11.0 and queue.wake_at(idle=False) == math.inf
-    assert not queue.remove(early) and queue.remove(late) and len(queue) == 0
+    assert queue.take_late(2.9) == []
+    assert queue.take_late(3.0) == [early]
+    assert queue.wake_at(idle=True) == 11.0
+    assert queue.wake_at(idle=False) == math.inf
+    assert not queue.remove(early)
+    assert queue.remove(late)
+    assert len(queue) == 0
     assert queue.take_batch(99.0) is None
 
 

@@ -29,7 +29,7 @@ Batcher = DynamicBatcher[Tensor, Tensor]
 
 @contextmanager
 def busy(model: Gated, **options: Any) -> Iterator[Batcher]:
-    """A batcher of size 4 whose model computes item 0, until the gate is opened (at the latest at the end)."""
+    """A batcher of size 4 whose model computes item 0 until the gate is opened, at the latest at the end."""
     options = {"max_batch_size": 4, "max_wait_time": NEVER, "eager": True} | options
     with DynamicBatcher(model, **options) as batcher:
         first = batcher.submit(item(0))
@@ -62,7 +62,8 @@ def test_the_oldest_waits_as_long_as_was_said() -> None:
     with DynamicBatcher(doubled, 4, 0.05) as batcher:
         assert batcher.run(item(3))[0] == 6
         [batch] = batcher.batches()
-        assert batch.reason is Reason.WAITED and batch.began >= batch.arrived[0] + 0.05
+        assert batch.reason is Reason.WAITED
+        assert batch.began >= batch.arrived[0] + 0.05
 
 
 @pytest.mark.parametrize("eager", Eager)
@@ -128,7 +129,8 @@ def test_unlike_shapes_are_never_in_one_batch_and_none_is_starved() -> None:
 def test_types_and_keys_of_ones_own() -> None:
     with DynamicBatcher(lambda batch: batch + 1, 2, 0.01) as batcher:
         one, other = batcher.submit(torch.zeros(2)), batcher.submit(torch.zeros(2, dtype=torch.int64))
-        assert one.result(PATIENCE).dtype is torch.float32 and other.result(PATIENCE).dtype is torch.int64
+        assert one.result(PATIENCE).dtype is torch.float32
+        assert other.result(PATIENCE).dtype is torch.int64
     with DynamicBatcher[str, str](
         lambda words: [word.upper() for word in words], 2, 0.01, stack=list
     ) as texts:
@@ -157,8 +159,10 @@ def test_a_bad_item_fails_alone() -> None:
             futures[3].result(PATIENCE)
         assert [result(one) for one in futures if one is not futures[3]] == [0, 2, 4, 8, 10, 12, 14]
         [batch] = batcher.batches()
-        assert batch.failed == (4,) and batch.calls == 7
-        assert batcher.load().failed == 1 and batcher.load().done == 7
+        assert batch.failed == (4,)
+        assert batch.calls == 7
+        assert batcher.load().failed == 1
+        assert batcher.load().done == 7
 
 
 def test_a_wrong_number_of_results_is_nobodys_and_the_next_batch_is_fine() -> None:
@@ -190,14 +194,17 @@ def test_whoever_cancels_is_not_computed_and_gives_the_place_back() -> None:
     model = Gated()
     with busy(model, max_queue_size=2) as batcher:
         one, other = batcher.submit(item(1)), batcher.submit(item(2))
-        assert one.cancel() and batcher.load().cancelled == 1 and batcher.load().waiting == 1
+        assert one.cancel()
+        assert batcher.load().cancelled == 1
+        assert batcher.load().waiting == 1
         third = batcher.submit(item(3))
         model.gate.set()
         assert (result(other), result(third)) == (4, 6)
         assert not other.cancel()
         with pytest.raises(CancelledError):
             one.result(PATIENCE)
-    assert (2, 3) in model.batches and all(1 not in batch for batch in model.batches)
+    assert (2, 3) in model.batches
+    assert all(1 not in batch for batch in model.batches)
 
 
 def test_a_deadline_in_the_line_and_one_that_passes_during_the_batch() -> None:
@@ -226,11 +233,12 @@ def test_a_full_line_refuses_and_says_when_to_come_again() -> None:
     model = Gated()
     with busy(model, max_queue_size=3, max_wait_time=7.0) as batcher:
         waiting = [batcher.submit(item(number)) for number in range(1, 4)]
-        with pytest.raises(QueueFull, match="3 waiting. Come again in 7 s") as unknown:
+        with pytest.raises(QueueFull, match=r"3 waiting\. Come again in 7 s") as unknown:
             batcher.run(item(9))
         assert unknown.value.retry_after == 7.0  # no batch has ended: nothing better is known
         model.gate.set()
-        assert [result(one) for one in waiting] == [2, 4, 6] and batcher.load().refused == 1
+        assert [result(one) for one in waiting] == [2, 4, 6]
+        assert batcher.load().refused == 1
         lasted = [one.ended - one.began for one in batcher.batches()]
         assert batcher.load().seconds_a_batch == pytest.approx(sum(lasted) / len(lasted))
 
@@ -255,7 +263,7 @@ def test_closing_computes_who_waits_and_refuses_who_comes() -> None:
 def test_closing_with_a_stuck_model_says_so_and_can_be_repeated() -> None:
     model = Gated()
     with busy(model) as batcher:
-        with pytest.raises(TimeoutError, match="1 items computing.*Close again"):
+        with pytest.raises(TimeoutError, match=r"1 items computing.*Close again"):
             batcher.close(timeout=0.01)
         model.gate.set()
         batcher.close(PATIENCE)
@@ -366,7 +374,8 @@ def test_a_finished_item_s_deadline_and_records_are_not_kept_for_ever() -> None:
     with DynamicBatcher(doubled, 1, 0) as batcher:
         for number in range(200):
             batcher.run(item(number), timeout=NEVER)
-        assert len(batcher._queue) == 0 and batcher._rings.qsize() <= 1
+        assert len(batcher._queue) == 0
+        assert batcher._rings.qsize() <= 1
 
 
 # Everything at once
@@ -391,7 +400,7 @@ def test_a_finished_item_s_deadline_and_records_are_not_kept_for_ever() -> None:
 def test_everybody_gets_exactly_one_end(
     users: list[tuple[str, str]], most: int, eager: Eager, workers: int, close: bool, opens: int
 ) -> None:
-    """Users who come by three ways; items that raise or spoil their batch; cancels and deadlines at any point."""
+    """Users who come by three ways; items that raise or spoil their batch; cancels and deadlines."""
     gate, ends = threading.Event(), Counter[int]()
 
     def model(batch: Tensor) -> Tensor:
@@ -448,7 +457,8 @@ def test_everybody_gets_exactly_one_end(
     assert ends == Counter(range(len(users)))
     assert load.waiting == load.computing == 0
     computed = Counter(number for batch in batcher.batches() for number in batch.items)
-    assert set(computed.values()) <= {1} and sum(computed.values()) == load.done + load.failed
+    assert set(computed.values()) <= {1}
+    assert sum(computed.values()) == load.done + load.failed
     accepted = load.done + load.failed + load.too_late + load.cancelled
     assert accepted + load.refused <= len(users)  # some were cancelled before they were handed in
 
@@ -473,8 +483,11 @@ def test_a_crowd_of_threads_once() -> None:
         for done in [threads.submit(user, number, batcher) for number in range(64)]:
             done.result(60)
         load = batcher.load()
-    assert not wrong and load.done + load.failed == 3200 and load.failed == 64 * 2
-    assert max(map(len, batcher.batches())) <= 32 and load.mean_batch > 1
+    assert not wrong
+    assert load.done + load.failed == 3200
+    assert load.failed == 64 * 2
+    assert max(map(len, batcher.batches())) <= 32
+    assert load.mean_batch > 1
 
 
 def test_a_rule_that_is_due_now_needs_no_ring_and_a_far_one_no_overflow() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -64,5 +65,9 @@ def stream_results(
     loader = DataLoader(
         batches, batch_size=None, num_workers=workers, prefetch_factor=prefetch if workers else None
     )
-    for batch in loader:
-        yield from separated(call(model, batch, len(batch)))
+    try:
+        for batch in loader:
+            yield from separated(call(model, batch, len(batch)))
+    except Exception as error:
+        clear_frames(error.__traceback__)  # which hold the workers, as long as somebody holds the error
+        raise
