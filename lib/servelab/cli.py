@@ -18,7 +18,7 @@ from pathlib import Path
 from servelab.machine import versions
 
 # Each a file in bench/.
-BENCHES = ("core", "strategies", "sharing", "pool", "asyncio", "memory", "first_batch")
+BENCHES = ("core", "strategies", "sharing", "pool", "asyncio", "memory", "first_batch", "batching")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--output", type=Path, metavar="PLACE", help="save all values: a .json file, or a folder"
     )
+    bench.add_argument("--setup", action="store_true", help="install the systems to compare with (batching)")
     bench.add_argument("--beside", type=Path, metavar="FILE", help="a saved run, to compare with")
     bench.set_defaults(run=_bench)
 
@@ -161,7 +162,15 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    return int(import_module(f"servelab.bench.{options.what}").run(options.output, options.beside))
+    bench = import_module(f"servelab.bench.{options.what}")
+    if options.setup:
+        return int(bench.setup()) if hasattr(bench, "setup") else _nothing_to_set_up(options.what)
+    return int(bench.run(options.output, options.beside))
+
+
+def _nothing_to_set_up(what: str) -> int:
+    print(f"servelab bench {what} compares with no other system: leave out --setup.")
+    return 2
 
 
 def _challenge(options: argparse.Namespace) -> int:

@@ -1,9 +1,8 @@
 """One fair line in which threads and coroutines wait together, each for a future of its own.
 
-Whoever comes first is served first. The owner of a line (a pool of models) lets users `join`, takes the
-`next` of them when it has something for them, and sets the result of their future. What they wait for, and
-why they leave, the line does not know. A batcher, which takes many at once, has a line of its own kind, and
-waits with `Changes` alone.
+Whoever comes first is served first. The owner of a line (a pool of models, a batcher) lets users `join`,
+takes the `next` of them when it has something for them, and sets the result of their future. What they wait
+for, and why they leave, the line does not know.
 
 An owner changes the line, and all that goes with it, by `change`: one change at a time, in the order in which
 they were asked for. A plain lock would not do. Python collects garbage at any moment, and what it collects (a
@@ -32,17 +31,40 @@ Arrival = Callable[[Future[Answer]], object]  # a change
 PATIENCE = 1.0  # seconds, in `settle`; changes take microseconds
 
 
-class Changes:
-    """Carries out changes one at a time, asked for by any thread at any moment.
+class WaitingLine(Generic[User, Answer]):
+    """Users who wait, each with a future. `join`, `leave` and `next` are parts of changes.
 
     changed: called after each change.
     """
 
     def __init__(self, changed: Change = lambda: None) -> None:
+        self._waiting: OrderedDict[User, Future[Answer]] = OrderedDict()
         self._changed = changed
         self._asked: deque[Change] = deque()  # nothing can come in between when something is appended
         self._lock = threading.Lock()
         self._thread = 0  # that carries out changes
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[User]:
+        return iter(self._waiting)
+
+    def join(self, user: User, future: Future[Answer]) -> None:
+        """Stand at the end of the line."""
+        self._waiting[user] = future
+
+    def leave(self, user: User) -> Future[Answer] | None:
+        """Go out of the line, from wherever in it. None: the user is not in it."""
+        return self._waiting.pop(user, None)
+
+    def next(self) -> tuple[User, Future[Answer]] | None:
+        """Take out whoever has waited longest. Its future can no longer be cancelled: give it a result."""
+        while self._waiting:
+            user, future = self._waiting.popitem(last=False)
+            if future.set_running_or_notify_cancel():  # False: it was cancelled
+                return user, future
+        return None
 
     def change(self, change: Change) -> None:
         """Have a change carried out: at once, or just after the one that is under way.
@@ -72,51 +94,6 @@ class Changes:
         if self._thread != threading.get_ident():
             with suppress(Empty):
                 carried_out.get(timeout=PATIENCE)
-
-    def done_in_time(self, future: Future[Any], timeout: float | None = None) -> bool:
-        """In a thread: wait for a future that some change will set, and say whether it has."""
-        if self._thread == threading.get_ident() and not future.done():
-            raise RuntimeError(
-                "Do not wait in a signal handler or a finaliser: it interrupted what it waits for."
-            )
-        # Not future.result(timeout): that looks, and then waits. A finaliser that runs in this thread in
-        # between would set the future and wake nobody. A SimpleQueue leaves no such moment.
-        done: SimpleQueue[None] = SimpleQueue()
-        future.add_done_callback(lambda _: done.put(None))
-        if not future.done():
-            with suppress(Empty):
-                done.get(timeout=None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-        return future.done()
-
-
-class WaitingLine(Changes, Generic[User, Answer]):
-    """Users who wait, each with a future. `join`, `leave` and `next` are parts of changes."""
-
-    def __init__(self, changed: Change = lambda: None) -> None:
-        super().__init__(changed)
-        self._waiting: OrderedDict[User, Future[Answer]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def __iter__(self) -> Iterator[User]:
-        return iter(self._waiting)
-
-    def join(self, user: User, future: Future[Answer]) -> None:
-        """Stand at the end of the line."""
-        self._waiting[user] = future
-
-    def leave(self, user: User) -> Future[Answer] | None:
-        """Go out of the line, from wherever in it. None: the user is not in it."""
-        return self._waiting.pop(user, None)
-
-    def next(self) -> tuple[User, Future[Answer]] | None:
-        """Take out whoever has waited longest. Its future can no longer be cancelled: give it a result."""
-        while self._waiting:
-            user, future = self._waiting.popitem(last=False)
-            if future.set_running_or_notify_cancel():  # False: it was cancelled
-                return user, future
-        return None
 
     def wait(self, arrive: Arrival[Answer], late: Change, give_up: Change, timeout: float | None) -> Answer:
         """In a thread: wait for an answer, or raise what `refuse` was given.
@@ -155,6 +132,21 @@ class WaitingLine(Changes, Generic[User, Answer]):
             raise
         finally:
             del future
+
+    def done_in_time(self, future: Future[Any], timeout: float | None = None) -> bool:
+        """In a thread: wait for a future that some change will set, and say whether it has."""
+        if self._thread == threading.get_ident() and not future.done():
+            raise RuntimeError(
+                "Do not wait in a signal handler or a finaliser: it interrupted what it waits for."
+            )
+        # Not future.result(timeout): that looks, and then waits. A finaliser that runs in this thread in
+        # between would set the future and wake nobody. A SimpleQueue leaves no such moment.
+        done: SimpleQueue[None] = SimpleQueue()
+        future.add_done_callback(lambda _: done.put(None))
+        if not future.done():
+            with suppress(Empty):
+                done.get(timeout=None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        return future.done()
 
 
 async def done_in_time_async(future: Future[Any], timeout: float | None = None) -> bool:

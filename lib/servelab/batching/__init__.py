@@ -7,7 +7,8 @@ from servelab.lazy import imported_on_use
 if TYPE_CHECKING:
     from servelab.batching.batch_queue import BatchQueue, Eager, Reason
     from servelab.batching.batch_runner import LastBatch, each_result, run_batches
-    from servelab.batching.dynamic_batcher import BatcherClosed, DynamicBatcher
+    from servelab.batching.dispatcher import BatcherClosed
+    from servelab.batching.dynamic_batcher import DynamicBatcher
     from servelab.batching.model_call import WrongNumberOfResults
     from servelab.batching.naive_batcher import NaiveBatcher
     from servelab.batching.records import Batch, BatcherLoad
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "batch_queue": ("BatchQueue", "Eager", "Reason"),
     "batch_runner": ("LastBatch", "each_result", "run_batches"),
-    "dynamic_batcher": ("BatcherClosed", "DynamicBatcher"),
+    "dispatcher": ("BatcherClosed",),
+    "dynamic_batcher": ("DynamicBatcher",),
     "model_call": ("WrongNumberOfResults",),
     "naive_batcher": ("NaiveBatcher",),
     "records": ("Batch", "BatcherLoad"),

@@ -8,7 +8,7 @@ last digits of a result. A batch too large for the memory is thereby computed in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,20 +25,26 @@ class Failure:
 
 
 def outcomes(
-    model: Callable[[Any], Any], items: Sequence[Any], stack: Callable[[list[Any]], Any] = torch.stack
+    model: Callable[[Any], Any], items: list[Any], stack: Callable[[list[Any]], Any] = torch.stack
 ) -> tuple[list[Any], int]:
     """A result or a Failure for each item, in their order, and how many calls of the model that took."""
-    try:
-        return separated(call(model, stack(list(items)), len(items))), 1
-    except WrongNumberOfResults as error:  # an error of the model, not of an item
-        return [Failure(WrongNumberOfResults(*error.args)) for _ in items], 1
-    except BaseException as error:  # sys.exit() in a model must not end the thread of all others
-        if len(items) == 1:
-            return [Failure(_as_exception(error))], 1
-    middle = (len(items) + 1) // 2
-    first, calls = outcomes(model, items[:middle], stack)
-    second, more = outcomes(model, items[middle:], stack)
-    return [*first, *second], 1 + calls + more
+    found: list[Any] = [None] * len(items)
+    parts, calls = [(0, len(items))], 0
+    while parts:
+        first, end = parts.pop()
+        calls += 1
+        try:
+            # No local variable holds the items: the traceback of an error would keep them all.
+            found[first:end] = separated(call(model, stack(items[first:end]), end - first))
+        except WrongNumberOfResults as error:  # an error of the model, not of an item
+            found[first:end] = [Failure(WrongNumberOfResults(*error.args)) for _ in range(first, end)]
+        except BaseException as error:  # sys.exit() in a model must not end the thread of all others
+            if end - first == 1:
+                found[first] = Failure(_as_exception(error))
+            else:
+                middle = (first + end + 1) // 2
+                parts += [(middle, end), (first, middle)]
+    return found, calls
 
 
 def _as_exception(error: BaseException) -> Exception:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
+from operator import index
 from typing import Generic, TypeVar
 
 
@@ -55,7 +56,7 @@ class BatchQueue(Generic[W]):
     """Items in order of arrival, and by key. Adding and removing cost the same however many wait."""
 
     def __init__(self, max_batch_size: int, max_wait_time: float, eager: Eager | bool | str = False) -> None:
-        if not max_batch_size >= 1:
+        if not index(max_batch_size) >= 1:
             raise ValueError(f"max_batch_size is {max_batch_size}: a batch holds at least 1 item.")
         if not 0 <= max_wait_time < math.inf:
             raise ValueError(f"max_wait_time is {max_wait_time}: use seconds from 0 (does not wait).")
@@ -71,9 +72,8 @@ class BatchQueue(Generic[W]):
 
     def add(self, waiter: W) -> None:
         waiter.due = waiter.arrived + self.max_wait_time
-        self._line[waiter] = None
         group = self._groups.setdefault(waiter.key, OrderedDict())
-        group[waiter] = None
+        self._line[waiter] = group[waiter] = None
         if len(group) >= self.max_batch_size:
             self._full[waiter.key] = None
         self._next_deadline = min(self._next_deadline, waiter.deadline)
@@ -100,6 +100,12 @@ class BatchQueue(Generic[W]):
             self.remove(waiter)
         self._next_deadline = min((waiter.deadline for waiter in self._line), default=math.inf)
         return late
+
+    def take_all(self) -> list[W]:
+        everyone = list(self._line)
+        for waiter in everyone:
+            self.remove(waiter)
+        return everyone
 
     def take_batch(self, now: float, *, after_a_batch: bool = False) -> tuple[list[W], Reason] | None:
         """For an idle model: take out the next batch, oldest first, if it is time for one.

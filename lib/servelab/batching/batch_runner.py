@@ -88,6 +88,8 @@ def each_result(
 
     Reads a batch of items when its first result is asked for, and keeps nothing of earlier ones.
     """
+    if not batch_size >= 1:
+        raise ValueError(f"batch_size is {batch_size}: a batch holds at least 1 item.")
     last_batch, coming = LastBatch(last_batch), iter(items)
     buffer: Tensor | None = None
     done = 0
@@ -95,9 +97,11 @@ def each_result(
         if len(found) < batch_size and last_batch is LastBatch.DROP:
             return
         if buffer is None:
-            buffer = found[0].new_empty((batch_size, *found[0].shape), device=device)
+            with torch.inference_mode():
+                buffer = found[0].new_empty((batch_size, *found[0].shape), device=device)
         batch = buffer[: len(found)] if last_batch is LastBatch.RAGGED else buffer[:]
-        _fill(batch, found, 0, len(found), done)
+        with torch.inference_mode():
+            _fill(batch, found, 0, len(found), done)
         yield from separated(call(model, batch, len(batch))[: len(found)])
         done += len(found)
 
@@ -114,7 +118,7 @@ def _fill(batch: Tensor, items: Sequence[Tensor], first: int, size: int, before:
         item = items[first + row]
         if item.shape != batch.shape[1:] or item.dtype != batch.dtype:
             raise ValueError(
-                f"Item {before + first + row} is {_kind(item)}, and item {before} was {_kind(batch[0])}: "
+                f"Item {before + first + row} is {_kind(item)}, and those before were {_kind(batch[0])}: "
                 "items of one batch have one shape and type."
             )
         batch[row] = item

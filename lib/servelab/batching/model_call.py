@@ -19,9 +19,9 @@ def call(model: Callable[[Any], Any], batch: Any, count: int) -> Any:
         output = model(batch)
     if isinstance(output, Tensor):
         made, right = str(tuple(output.shape)), output.shape[:1] == (count,)
-    elif isinstance(output, list | tuple):
+    elif isinstance(output, list):
         made, right = f"{len(output)} results", len(output) == count
-    else:
+    else:  # a tuple is what a model returns that has several outputs, each for the whole batch
         made, right = type(output).__name__, False
     if not right:
         raise WrongNumberOfResults(
@@ -32,5 +32,8 @@ def call(model: Callable[[Any], Any], batch: Any, count: int) -> Any:
 
 
 def separated(output: Any) -> list[Any]:
-    """Results that have nothing in common: a view would keep those of all others, and change with them."""
+    """Tensors that share no memory: a view would keep those of all others, and change with them.
+
+    What a list holds that is no tensor is passed on as it is.
+    """
     return [row.clone() if isinstance(row, Tensor) else row for row in output]

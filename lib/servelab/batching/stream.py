@@ -61,6 +61,13 @@ def stream_results(
     worker prepares ahead, and no more: a reader who pauses stops the source. Close the generator (or leave
     the loop over it) to end the workers. What the source or prepare raises, here or in a worker, is raised.
     """
+    if not batch_size >= 1:
+        raise ValueError(f"batch_size is {batch_size}: a batch holds at least 1 item.")
+    if workers > 1 and iter(source) is source:
+        raise ValueError(
+            "Several workers need a source that each can read from the beginning: give an iterable such as a "
+            "dataset or a list, not an open file or a generator, or use one worker."
+        )
     batches = Batches(source, batch_size, prepare)
     loader = DataLoader(
         batches, batch_size=None, num_workers=workers, prefetch_factor=prefetch if workers else None
