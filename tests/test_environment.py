@@ -79,7 +79,9 @@ def imported_packages() -> set[str]:
 
 def test_what_the_library_imports_is_a_dependency_of_its_own() -> None:
     needed = {canonicalize_name(pin.name) for extra in ("course", "serve") for pin in pins_of(extra)}
-    assert imported_packages() - needed == set()
+    # What is measured beside ours runs in environments of its own, and is imported there only.
+    peers = {canonicalize_name(Requirement(peer).name) for peer in PEERS.values()}
+    assert imported_packages() - needed == peers
 
 
 def test_nothing_is_needed_to_install_the_core() -> None:

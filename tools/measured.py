@@ -70,6 +70,48 @@ ROWS = [
         "µs",
     ),
     (
+        "one-shot models: CPU of the batcher for an item, 32 coroutines, 32 threads, with full batches of 32",
+        "batching",
+        [f"CPU for an item, full batches of 32, 32 {who}" for who in ("coroutines", "threads")],
+        "µs",
+    ),
+    *(
+        (
+            f"{model}, requests a second, 95 of 100 within 50 ms: a call each, a lock, pool of 2; batcher "
+            "that waits 20 ms, 5 ms, eager",
+            "batching",
+            [
+                f"{model}, {way}: p95 within"
+                for way in (
+                    "a call for each request",
+                    "a call for each, behind a lock",
+                    "pool of 2, shared weights",
+                    "batcher, waits 20 ms",
+                    "batcher, waits 5 ms",
+                    "batcher, eager",
+                )
+            ],
+            "a second",
+        )
+        for model in ("small ViT", "MiniLM sentence embeddings")
+    ),
+    *(
+        (
+            f"{model}, the same: Ray Serve 2.60 (model in a thread, on the loop), LitServe 0.2.19; all 5 ms",
+            "batching",
+            [
+                f"{model}, {way}"
+                for way in (
+                    "Ray Serve 2.60, model in a thread, waits 5 ms: p95 within",
+                    "Ray Serve 2.60, model on the loop, waits 5 ms: p95 within",
+                    "LitServe 0.2.19, no process between, waits 5 ms: p95 within",
+                )
+            ],
+            "a second",
+        )
+        for model in ("small ViT", "MiniLM sentence embeddings")
+    ),
+    (
         "tokens a second lost by serving through asyncio, 1, 8, 32, 256 tasks (rounds differ by some 5 %)",
         "asyncio",
         [f"SmolLM2, {tasks} tasks" for tasks in (1, 8, 32, 256)],

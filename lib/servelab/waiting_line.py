@@ -1,6 +1,6 @@
 """One fair line in which threads and coroutines wait together, each for a future of its own.
 
-Whoever comes first is served first. The owner of a line (a pool of models, a batcher) lets users `join`,
+Whoever comes first is served first. The owner of a line (a pool of models) lets users `join`,
 takes the `next` of them when it has something for them, and sets the result of their future. What they wait
 for, and why they leave, the line does not know.
 

@@ -49,7 +49,7 @@ def test_too_few_or_too_many_results_are_nobodys(rows: int) -> None:
     assert all(isinstance(one.error, WrongNumberOfResults) for one in found)
 
 
-@pytest.mark.parametrize("result", [None, 3, "four", {"a": 1}, torch.tensor(1.0)])
+@pytest.mark.parametrize("result", [None, 3, (item(1),) * 4, "four", {"a": 1}, torch.tensor(1.0)])
 def test_what_is_not_one_result_each_is_said(result: object) -> None:
     found, _ = outcomes(lambda batch: result, [item(number) for number in range(4)])
     assert "one result for each item" in str(found[0].error)
@@ -79,3 +79,8 @@ def test_results_are_of_ones_own() -> None:
 def test_items_of_any_kind() -> None:
     found, _ = outcomes(lambda words: [len(word) for word in words], ["one", "three"], stack=list)
     assert found == [3, 5]
+
+
+def test_a_model_is_called_in_inference_mode() -> None:
+    found, _ = outcomes(lambda batch: [torch.is_inference_mode_enabled()] * len(batch), [item(1)])
+    assert found == [True]

@@ -127,6 +127,32 @@ def test_deadlines_take_out_who_is_late_and_say_when_to_look() -> None:
     assert queue.take_batch(99.0) is None
 
 
+def test_of_two_full_groups_the_older_goes_first() -> None:
+    queue: BatchQueue[Waiter] = BatchQueue(2, 100.0)
+    waiters = [Waiter(number, 0.0, key) for number, key in enumerate(["old", "new", "new", "old"], 1)]
+    for one in waiters:
+        queue.add(one)
+    assert queue.take_batch(0.0) == ([waiters[0], waiters[3]], Reason.FULL)
+    assert queue.take_batch(0.0) == ([waiters[1], waiters[2]], Reason.FULL)
+    assert not queue._groups  # a key that is not used any more is forgotten
+
+
+def test_after_one_deadline_the_next_is_known() -> None:
+    queue: BatchQueue[Waiter] = BatchQueue(4, 100.0)
+    for number, deadline in ((1, 3.0), (2, 9.0), (3, 5.0)):
+        queue.add(Waiter(number, 0.0, deadline=deadline))
+    assert [one.number for one in queue.take_late(4.0)] == [1]
+    assert queue.wake_at(idle=True) == 5.0
+    assert [one.number for one in queue.take_all()] == [2, 3]
+    assert len(queue) == 0
+
+
+def test_who_comes_as_a_batch_ends_finds_the_model_idle() -> None:
+    """At equal times the end of a batch comes first."""
+    found = simulate_batches([0.0, 0.0, 1.0], lambda _: 1.0, 2, 5.0, eager="after a batch")
+    assert [(one.items, one.began) for one in found] == [((1, 2), 0.0), ((3,), 6.0)]
+
+
 @pytest.mark.parametrize(
     ("most", "wait", "says"), [(0, 0.1, "at least 1 item"), (4, -1.0, "from 0"), (4, math.inf, "from 0")]
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import math
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from servelab.batching import BatcherClosed, DynamicBatcher, Eager, Reason, WrongNumberOfResults
+from servelab.batching.dynamic_batcher import kind_of
 from servelab.queueing import QueueFull
 
 Batcher = DynamicBatcher[Tensor, Tensor]
@@ -482,7 +484,177 @@ def test_a_crowd_of_threads_once() -> None:
     assert load.mean_batch > 1
 
 
-def test_a_rule_that_is_due_now_needs_no_ring_and_a_far_one_no_overflow() -> None:
-    with DynamicBatcher(doubled, 4, 0.0) as batcher:
-        assert batcher.run(item(1), timeout=1e12)[0] == 2
-    assert math.isfinite(batcher.load().seconds_a_batch)
+# What bug hunters found
+
+
+def test_an_item_is_let_go_of_when_it_is_done_without_waiting_for_the_collector() -> None:
+    gc.disable()
+    try:
+        with DynamicBatcher(doubled, 1, 0) as batcher:
+            given = item(1)
+            gone = weakref.ref(given)
+            future = batcher.submit(given)
+            assert result(future) == 2
+            del given
+            wait_until(lambda: gone() is None)  # though its future is kept
+    finally:
+        gc.enable()
+
+
+def test_an_error_that_is_kept_does_not_keep_its_neighbours() -> None:
+    with DynamicBatcher(doubled, 4, NEVER) as batcher:
+        given = [item(number) for number in (-1, 2, 3, 4)]
+        gone = [weakref.ref(one) for one in given[1:]]
+        futures = [batcher.submit(one) for one in given]
+        error = futures[0].exception(PATIENCE)
+        kept = [weakref.ref(one.result(PATIENCE)) for one in futures[1:]]
+        del futures, given
+        wait_until(lambda: all(one() is None for one in (*gone, *kept)))
+        assert isinstance(error, BadItem)
+
+
+def test_a_callback_that_exits_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    def leaves(future: Future[Tensor]) -> None:
+        raise SystemExit
+
+    with DynamicBatcher(doubled, 2, NEVER) as batcher:
+        batcher.submit(item(1)).add_done_callback(leaves)
+        assert result(batcher.submit(item(2))) == 4
+        assert [result(one) for one in (batcher.submit(item(3)), batcher.submit(item(4)))] == [6, 8]
+    assert "A callback of a future raised" in caplog.text
+
+
+def test_a_long_callback_keeps_only_its_own_worker() -> None:
+    gate = threading.Event()
+    with DynamicBatcher(doubled, 1, 0, workers=2) as batcher:
+        batcher.submit(item(1)).add_done_callback(lambda _: gate.wait(PATIENCE))
+        for number in range(20):
+            assert result(batcher.submit(item(number))) == 2 * number
+        gate.set()
+
+
+def test_who_waits_for_several_futures_hears_of_a_cancelled_one() -> None:
+    model = Gated()
+    with busy(model) as batcher:
+        one = batcher.submit(item(1))
+        one.cancel()
+        done, _ = wait([one], timeout=PATIENCE)
+        assert done == {one}
+
+
+class Peculiar:
+    """A key that cannot be compared."""
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        raise BadItem("cannot be compared")
+
+
+def test_a_key_that_cannot_be_used_harms_nobody_else() -> None:
+    keys: dict[float, Any] = {1.0: Peculiar(), 2.0: Peculiar(), 3.0: [], 4.0: "fine"}
+    model = Gated()
+    with busy(model, key=lambda one: keys.get(float(one[0]))) as batcher:
+        first, second = batcher.submit(item(1)), batcher.submit(item(2))
+        with pytest.raises(TypeError, match="unhashable"):
+            batcher.submit(item(3))
+        with pytest.raises(BadItem, match="cannot be compared"):
+            second.result(PATIENCE)
+        fine = batcher.submit(item(4))
+        model.gate.set()
+        assert (result(first), result(fine)) == (2, 8)
+
+
+def test_a_forgotten_batcher_ends_its_threads() -> None:
+    batcher: Batcher = DynamicBatcher(doubled)
+    assert len(batcher.submit(item(1)).result(PATIENCE)) == 3
+    threads = batcher._dispatcher.threads
+    del batcher
+    gc.collect()
+    wait_until(lambda: not any(thread.is_alive() for thread in threads))
+
+
+def test_who_is_interrupted_takes_the_item_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(future: Future[Tensor], timeout: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    model = Gated()
+    with busy(model) as batcher:
+        monkeypatch.setattr(Future, "exception", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            batcher.run(item(1))
+        monkeypatch.undo()
+        assert batcher.load().cancelled == 1
+
+
+def test_a_program_ends_though_its_batcher_was_not_closed() -> None:
+    """With a batch under way: a thread that is ended in the midst of torch aborts the program."""
+    program = """
+import time, torch
+from servelab.batching import DynamicBatcher
+def model(batch):
+    until = time.perf_counter() + 0.5
+    while time.perf_counter() < until:
+        batch = torch.ones(300, 300) @ torch.ones(300, 300)
+    return [1]
+batcher = DynamicBatcher(model, 1, 0)
+futures = [batcher.submit(torch.zeros(3)) for _ in range(1000)]
+time.sleep(0.1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_counted_is_counted_before_anybody_hears_of_it() -> None:
+    with DynamicBatcher(doubled, 1, 0) as batcher:
+        for number in range(1, 50):
+            batcher.run(item(number))
+            load = batcher.load()
+            assert (load.done, load.computing, load.batches) == (number, 0, number)
+    assert batcher.load().done == 49
+    assert isinstance(batcher.submit(item(1)).exception(PATIENCE), BatcherClosed)
+    assert batcher.load().refused == 1
+
+
+def test_when_to_come_again_counts_the_workers() -> None:
+    model = Gated()
+    with DynamicBatcher(model, 1, 0, workers=2, max_queue_size=1) as batcher:
+        model.gate.set()
+        batcher.run(item(0))
+        model.gate.clear()
+        held = [batcher.submit(item(number)) for number in range(2)]
+        wait_until(lambda: model.inside == 2)
+        held.append(batcher.submit(item(2)))
+        refused = batcher.submit(item(3)).exception(PATIENCE)
+        assert isinstance(refused, QueueFull)
+        assert refused.retry_after == pytest.approx(batcher.load().seconds_a_batch / 2)
+        model.gate.set()
+        assert [result(one) for one in held] == [0, 2, 4]
+
+
+def test_waiting_uses_no_processor() -> None:
+    """Beside a busy model, for items that are due, and for a deadline in a thousand years."""
+    model = Gated()
+    with busy(model, max_wait_time=0.0) as batcher:
+        due, far = batcher.submit(item(1)), batcher.submit(item(2), timeout=3e10)
+        used, began = time.process_time(), time.perf_counter()
+        time.sleep(0.2)
+        assert time.process_time() - used < 0.5 * (time.perf_counter() - began)
+        model.gate.set()
+        assert (result(due), result(far)) == (2, 4)
+
+
+def test_kinds() -> None:
+    kinds = [
+        torch.zeros(2),
+        torch.zeros(3),
+        torch.zeros(2, dtype=torch.int8),
+        torch.zeros(2, device="meta"),
+        1,
+        "a",
+    ]
+    assert len({kind_of(one) for one in kinds}) == len(kinds)
+    assert kind_of(torch.ones(2)) == kind_of(torch.zeros(2))
+    with pytest.raises(TypeError):
+        DynamicBatcher(doubled, 4.0)  # type: ignore[arg-type]

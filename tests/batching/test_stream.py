@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from collections.abc import Iterator
 from itertools import count, islice
 
@@ -156,3 +158,27 @@ def test_results_of_a_stream_are_of_ones_own() -> None:
     first += 1
     assert numbers(second[None]) == (2.0,)
     assert first.untyped_storage().nbytes() == 12
+
+
+def test_what_cannot_be_is_said() -> None:
+    with pytest.raises(ValueError, match="read from the beginning"):
+        next(stream_results(doubled, iter([1, 2]), 2, prepare=item, workers=2))
+    for empty in (stream_results(doubled, [1], 0, prepare=item), each_result(doubled, [item(1)], 0)):
+        with pytest.raises(ValueError, match="at least 1 item"):
+            next(empty)
+
+
+def test_items_that_are_trained_on_are_let_go_of() -> None:
+    """Copied outside of inference mode, each would hang on the next one's history."""
+    gone: list[weakref.ref[Tensor]] = []
+
+    def trained() -> Iterator[Tensor]:
+        for number in range(8):
+            one = item(number).requires_grad_()
+            gone.append(weakref.ref(one))
+            yield one
+
+    results = each_result(doubled, trained(), 2)
+    assert values(islice(results, 7)) == [0, 2, 4, 6, 8, 10, 12]
+    gc.collect()
+    assert sum(one() is not None for one in gone) <= 3  # the batch under way, and the one that waits

@@ -93,9 +93,7 @@ class Dispatcher(Generic[Item, Result]):
         return time.perf_counter() - self._made
 
     def arrive(self, one: Submitted[Item, Result]) -> None:
-        if (
-            self._inbox.qsize() > self._max_queue_size
-        ):  # they come faster than the dispatcher can look at them
+        if self._inbox.qsize() > self._max_queue_size:  # faster than the dispatcher can look at them
             refuse(one.future, self._full())
             self._tell(self._count_refusal)
         else:
@@ -134,8 +132,9 @@ class Dispatcher(Generic[Item, Result]):
             wait = None if wake_at == math.inf else min(max(wake_at - self.now(), 0.0), threading.TIMEOUT_MAX)
             with suppress(Empty):
                 self._hear(self._inbox.get(timeout=wait))
-            self._read_the_rest()
-            self._hand_out()
+            for _ in range(self._inbox.qsize()):  # not what comes meanwhile: idle workers wait
+                self._hear(self._inbox.get_nowait())
+            self._hear(self._hand_out)
         self._read_the_rest()  # whoever tells something later than this does so as well
 
     def _read_the_rest(self) -> None:
@@ -277,10 +276,14 @@ class Dispatcher(Generic[Item, Result]):
             failed=tuple(failed),
         )
         self._tell(partial(self._count, record))
-        for one, outcome in zip(batch, found, strict=True):
-            _deliver(one.future, outcome)
+        _deliver_all(batch, found)
         for kept in (batch, items, found):  # by this frame, which an error's traceback holds
             kept.clear()
+
+
+def _deliver_all(batch: list[Submitted[Any, Any]], found: list[Any]) -> None:
+    for one, outcome in zip(batch, found, strict=True):
+        _deliver(one.future, outcome)
 
 
 def _deliver(future: Future[Any], outcome: Any) -> None:

@@ -170,14 +170,15 @@ def _of_a_way(name: str, rounds: Sequence[Sequence[Served]]) -> Iterator[Measure
 
 
 def kept_promise(found: Sequence[Served]) -> float:
-    """The rate up to which the p95 latency keeps the promise, between two rates in proportion; 0: at none."""
-    kept, latency = 0.0, 0.0
-    for one in found:
-        if one.p95 > PROMISE:
-            share = (PROMISE - latency) / (one.p95 - latency)
-            return kept + share * (one.rate - kept) if kept else 0.0
-        kept, latency = one.rate, one.p95
-    return kept
+    """The highest rate at which the p95 latency keeps the promise, or between it and the next, in proportion.
+
+    0: it keeps it at none.
+    """
+    kept = [place for place, one in enumerate(found) if one.p95 <= PROMISE]
+    if not kept or kept[-1] == len(found) - 1:
+        return found[-1].rate if kept else 0.0
+    best, worse = found[kept[-1]], found[kept[-1] + 1]
+    return best.rate + (worse.rate - best.rate) * (PROMISE - best.p95) / (worse.p95 - best.p95)
 
 
 def _rates(lowest: float, highest: float) -> tuple[float, ...]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import statistics
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +25,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from servelab.batching import DynamicBatcher
 from servelab.bench.sharing import PROMPT_TOKENS, PROMPTS, Configuration, Way, has_gil
 from servelab.metrics import percentile
 from servelab.models.packed_linear import pack_linears
@@ -149,45 +149,9 @@ def _weights_of_all(models: ModelPool[LlamaForCausalLM]) -> int:
 def batched(folder: str, at_once: int) -> Iterator[Served]:
     """One thread computes; whoever asks meanwhile is in the next batch."""
     network = load(folder)
-    waiting: queue.Queue[tuple[int, Future[Answer]] | None] = queue.Queue()
-
-    def ask(number: int) -> Answer:
-        answer: Future[Answer] = Future()
-        waiting.put((number, answer))
-        return answer.result()
-
-    computing = threading.Thread(target=_compute_batches, args=(network, waiting))
-    computing.start()
-    try:
-        yield Served(ask, lambda: weights_bytes([network]))
-    finally:
-        waiting.put(None)
-        computing.join()
-
-
-def _compute_batches(
-    network: LlamaForCausalLM, waiting: queue.Queue[tuple[int, Future[Answer]] | None]
-) -> None:
-    while (first := waiting.get()) is not None:
-        batch = [first]
-        closes = time.perf_counter() + GATHER
-        while len(batch) < MOST_TOGETHER:
-            try:
-                one = waiting.get(timeout=max(closes - time.perf_counter(), 0.0))
-            except queue.Empty:
-                break
-            if one is None:
-                waiting.put(None)
-                break
-            batch.append(one)
-        try:
-            answers = forward(network, [number for number, _ in batch])
-        except Exception as error:
-            for _, future in batch:
-                future.set_exception(error)
-            continue
-        for (_, future), answer in zip(batch, answers, strict=True):
-            future.set_result(answer)
+    answer_all = partial(forward, network)
+    with DynamicBatcher[int, Answer](answer_all, MOST_TOGETHER, GATHER, stack=list) as batcher:
+        yield Served(batcher.run, lambda: weights_bytes([network]))
 
 
 class ModelProcess:

@@ -2,9 +2,11 @@
 
 from servelab.lab.figures.batch_places import batch_places
 from servelab.lab.figures.batch_sizes import batch_sizes
+from servelab.lab.figures.batch_timeline import batch_timeline
 from servelab.lab.figures.computed import computed_tokens
 from servelab.lab.figures.drawing import Drawing
 from servelab.lab.figures.kv_memory import kv_memory
+from servelab.lab.figures.latency_throughput import latency_throughput
 from servelab.lab.figures.lines import lines
 from servelab.lab.figures.load import load_panels
 from servelab.lab.figures.memory_of_threads import memory_of_threads
@@ -23,10 +25,12 @@ __all__ = [
     "TimeAxis",
     "batch_places",
     "batch_sizes",
+    "batch_timeline",
     "computed_tokens",
     "heartbeats",
     "interleaving_timeline",
     "kv_memory",
+    "latency_throughput",
     "lines",
     "load_panels",
     "memory_of_threads",
