@@ -30,6 +30,13 @@ def test_every_benchmark_that_is_offered_is_there() -> None:
         assert callable(cli.import_module(f"servelab.bench.{name}").run)
 
 
+def test_only_a_benchmark_that_compares_is_set_up(monkeypatch, capsys) -> None:
+    assert cli.main(["bench", "pool", "--setup"]) == 2
+    assert "compares with no other system" in capsys.readouterr().out
+    monkeypatch.setattr("servelab.bench.batching.PEERS", {})
+    assert cli.main(["bench", "batching", "--setup"]) == 0
+
+
 def test_a_missing_package_is_one_sentence(monkeypatch, capsys) -> None:
     def without_torch(name: str) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")

@@ -22,6 +22,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from rattler import MatchSpec
 
+from servelab.bench.batching import PEERS
 from servelab.lab import doctor
 from servelab.lab.editions.bundle import pins_of
 
