@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from servelab.batching import BatcherClosed, DynamicBatcher, Eager, Reason, WrongNumberOfResults
+from servelab.batching import BatcherClosed, DynamicBatcher, Eager, Reason, WrongNumberOfResults, dispatcher
 from servelab.batching.dynamic_batcher import kind_of
 from servelab.queueing import QueueFull
 
@@ -564,6 +564,34 @@ def test_a_key_that_cannot_be_used_harms_nobody_else() -> None:
         fine = batcher.submit(item(4))
         model.gate.set()
         assert (result(first), result(fine)) == (2, 8)
+
+
+def test_a_flood_is_refused_before_the_dispatcher_has_looked_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked is bounded, too: here the dispatcher is held up by a key that takes its time."""
+    monkeypatch.setattr(dispatcher, "MOST_UNREAD", 3)
+    held = threading.Event()
+
+    class Slow:
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            return held.wait(PATIENCE)
+
+    model = Gated()
+    with busy(model, key=lambda one: Slow() if 0 < one[0] < 3 else 0) as batcher:
+        first = [batcher.submit(item(1))]
+        batcher.load()
+        first.append(batcher.submit(item(2)))
+        flood = [batcher.submit(item(3)) for _ in range(20)]
+        assert flood[-1].done()
+        assert isinstance(flood[-1].exception(), QueueFull)
+        held.set()
+        model.gate.set()
+        assert [result(one) for one in first] == [2, 4]
+        wait(flood, timeout=PATIENCE)
+        load = batcher.load()
+    assert load.done + load.refused == 23
 
 
 def test_a_forgotten_batcher_ends_its_threads() -> None:

@@ -35,6 +35,7 @@ Answer = TypeVar("Answer")
 
 REMEMBERED = 10_000  # batches
 LATEST = 20  # batches, of which the mean time says when to come again
+MOST_UNREAD = 10_000  # messages
 SOON = 0.01  # seconds: to come again, while nobody knows how long a batch takes
 
 log = logging.getLogger("servelab")
@@ -93,7 +94,7 @@ class Dispatcher(Generic[Item, Result]):
         return time.perf_counter() - self._made
 
     def arrive(self, one: Submitted[Item, Result]) -> None:
-        if self._inbox.qsize() > self._max_queue_size:  # faster than the dispatcher can look at them
+        if self._inbox.qsize() > MOST_UNREAD:  # they come faster than the dispatcher can look at them
             refuse(one.future, self._full())
             self._tell(self._count_refusal)
         else:
