@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from servelab.batching import BatcherClosed, DynamicBatcher, Eager, Reason, WrongNumberOfResults, dispatcher
+from servelab.batching.batch_queue import BatchQueue
 from servelab.batching.dynamic_batcher import kind_of
 from servelab.queueing import QueueFull
 
@@ -522,6 +523,66 @@ def test_a_callback_that_exits_ends_no_thread(caplog: pytest.LogCaptureFixture) 
         assert result(batcher.submit(item(2))) == 4
         assert [result(one) for one in (batcher.submit(item(3)), batcher.submit(item(4)))] == [6, 8]
     assert "A callback of a future raised" in caplog.text
+
+
+def test_a_callback_of_who_was_turned_away_may_exit_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    def leaves(future: Future[Tensor]) -> None:
+        raise SystemExit
+
+    model = Gated()
+    with busy(model) as batcher:
+        late = [batcher.submit(item(number), timeout=0.2) for number in (1, 2)]
+        for one in late:
+            one.add_done_callback(leaves)
+        assert all(isinstance(one.exception(PATIENCE), TimeoutError) for one in late)
+        fine = batcher.submit(item(3))
+        model.gate.set()
+        assert result(fine) == 6
+        assert batcher.load().too_late == 2
+    assert "A callback of a future raised" in caplog.text
+
+
+def test_a_finaliser_that_cancels_in_the_midst_of_handing_out_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Placed by hand: the dispatcher's own thread cancels one of a batch that it is just taking out."""
+    model = Gated()
+    futures: list[Future[Tensor]] = []
+    remove = BatchQueue.remove
+
+    def cancels(queue: Any, waiter: Any) -> bool:
+        if len(futures) == 4:
+            futures[1].cancel()
+        return remove(queue, waiter)
+
+    with busy(model) as batcher:
+        futures += [batcher.submit(item(number)) for number in range(1, 5)]
+        monkeypatch.setattr(BatchQueue, "remove", cancels)
+        model.gate.set()
+        assert [result(futures[place]) for place in (0, 2, 3)] == [2, 6, 8]
+        assert futures[1].cancelled()
+        assert batcher.load().cancelled == 1
+
+
+def test_a_done_future_keeps_no_model_and_an_error_no_item() -> None:
+    gc.disable()
+    try:
+        model = Gated()
+        model.gate.set()
+        with DynamicBatcher[Tensor, Tensor](model, 1, 0) as batcher:
+            future = batcher.submit(item(1))
+            assert result(future) == 2
+            bad = item(-1)
+            gone = [weakref.ref(model), weakref.ref(bad)]
+            with pytest.raises(BadItem):
+                batcher.run(bad)
+            del bad
+            wait_until(lambda: gone[1]() is None)
+        del model, batcher
+        gc.collect()
+        wait_until(lambda: gone[0]() is None)  # though a future is kept
+    finally:
+        gc.enable()
 
 
 def test_a_long_callback_keeps_only_its_own_worker() -> None:

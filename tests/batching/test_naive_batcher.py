@@ -35,8 +35,10 @@ def test_several_calls_of_the_model_at_once() -> None:
         model = Gated()
         batcher = NaiveBatcher(model, 1) if naive else DynamicBatcher(model, 1)
         with ThreadPoolExecutor(4) as threads:
-            done = [threads.submit(batcher.run, item(number)) for number in range(4)]
-            wait_until(lambda: model.inside == (4 if naive else 1))
+            done = []
+            for number in range(4):  # one after the other: at once, the naive one may take two in one batch
+                done.append(threads.submit(batcher.run, item(number)))
+                wait_until(lambda number=number: model.inside == (number + 1 if naive else 1))  # type: ignore[misc]
             model.gate.set()
             assert [float(one.result(PATIENCE)[0]) for one in done] == [0, 2, 4, 6]
         if isinstance(batcher, DynamicBatcher):

@@ -50,6 +50,6 @@ def outcomes(
 def _as_exception(error: BaseException) -> Exception:
     if isinstance(error, Exception) and not isinstance(error, StopIteration):  # a coroutine cannot raise it
         return error
-    wrapped = RuntimeError(f"The model raised {type(error).__name__}: {error}")
+    wrapped = RuntimeError(f"The model raised {type(error).__name__}.")
     wrapped.__cause__ = error
     return wrapped

@@ -27,7 +27,6 @@ from servelab.batching.bad_items import Failure, outcomes
 from servelab.batching.batch_queue import BatchQueue, Reason, Waiter
 from servelab.batching.records import Batch, BatcherLoad
 from servelab.queueing import QueueFull
-from servelab.waiting_line import refuse
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -95,10 +94,13 @@ class Dispatcher(Generic[Item, Result]):
 
     def arrive(self, one: Submitted[Item, Result]) -> None:
         if self._inbox.qsize() > MOST_UNREAD:  # they come faster than the dispatcher can look at them
-            refuse(one.future, self._full())
+            _turn_away(one.future, self._full())
             self._tell(self._count_refusal)
         else:
             self._tell(partial(self._arrive, one))
+
+    def leave(self, one: Submitted[Item, Result]) -> None:
+        self._tell(partial(self._leave, one))
 
     def load(self) -> BatcherLoad:
         return self._ask(self._load)
@@ -149,7 +151,7 @@ class Dispatcher(Generic[Item, Result]):
     def _hear(self, message: Message) -> None:
         try:
             message()
-        except Exception:  # of a key that cannot be compared: the thread of everybody must go on
+        except BaseException:  # of a key that cannot be compared: the thread of everybody must go on
             log.exception("A batcher's dispatcher met an error, and goes on.")
 
     # -- what the dispatcher does; nothing here waits ------------------------------------------------
@@ -157,34 +159,29 @@ class Dispatcher(Generic[Item, Result]):
     def _arrive(self, one: Submitted[Item, Result]) -> None:
         if self._closed:
             self._count_refusal()
-            refuse(one.future, BatcherClosed("This batcher is closed: make a new one."))
+            _turn_away(one.future, BatcherClosed("This batcher is closed: make a new one."))
+        elif one.future.cancelled():
+            self._accepted += 1
+            self._cancelled += 1
+            one.future.set_running_or_notify_cancel()
         elif self._is_full():
             self._count_refusal()
-            refuse(one.future, self._full())
+            _turn_away(one.future, self._full())
         else:
             one.number = self._accepted + 1
             try:
                 self._queue.add(one)
             except Exception as error:  # of a key that cannot be compared
-                refuse(one.future, error)
+                _turn_away(one.future, error)
                 return
             self._accepted += 1
-            # Called at once if it was cancelled by now. It must not keep the item, which the future outlives.
-            one.future.add_done_callback(partial(self._when_cancelled, weakref.ref(one)))
+            # The future outlives the item and the batcher, and must keep neither.
+            one.future.add_done_callback(partial(_when_cancelled, weakref.ref(self), weakref.ref(one)))
 
     def _is_full(self) -> bool:
         if len(self._queue) >= self._max_queue_size:
             self._hand_out()  # there may be an idle worker
         return len(self._queue) >= self._max_queue_size
-
-    def _when_cancelled(self, of: weakref.ref[Submitted[Item, Result]], future: Future[Result]) -> None:
-        """In the thread of whoever cancelled it, or in this one if that came first."""
-        if not future.cancelled() or (one := of()) is None:
-            return
-        if threading.current_thread() is self.threads[0]:
-            self._leave(one)
-        else:
-            self._tell(partial(self._leave, one))
 
     def _leave(self, one: Submitted[Item, Result]) -> None:
         if self._queue.remove(one):
@@ -194,9 +191,11 @@ class Dispatcher(Generic[Item, Result]):
     def _hand_out(self) -> None:
         """Give idle workers what is due."""
         now = self.now()
-        for one in self._queue.take_late(now):
-            self._too_late += 1
-            refuse(one.future, TimeoutError(f"Not computed within {one.deadline - one.arrived:g} s."))
+        late = self._queue.take_late(now)
+        self._too_late += len(late)  # counted before anybody hears of it
+        for one in late:
+            seconds = one.deadline - one.arrived
+            _turn_away(one.future, TimeoutError(f"Not computed within {seconds:g} s."))
         while self._idle and (taken := self._queue.take_batch(now, after_a_batch=self._after)) is not None:
             batch = [one for one in taken[0] if one.future.set_running_or_notify_cancel()]
             self._cancelled += len(taken[0]) - len(batch)
@@ -228,9 +227,10 @@ class Dispatcher(Generic[Item, Result]):
     def _close(self, drain: bool) -> None:
         self._closed = self._queue.closing = True
         if not drain:
-            for one in self._queue.take_all():
-                self._cancelled += 1
-                refuse(one.future, BatcherClosed("The batcher was closed before this item was computed."))
+            waiting = self._queue.take_all()
+            self._cancelled += len(waiting)
+            for one in waiting:
+                _turn_away(one.future, BatcherClosed("The batcher was closed before this was computed."))
 
     def _load(self) -> BatcherLoad:
         return BatcherLoad(
@@ -295,6 +295,22 @@ def _deliver(future: Future[Any], outcome: Any) -> None:
             future.set_result(outcome)
     except BaseException:  # sys.exit() in a callback, which would end the thread of all others
         log.exception("A callback of a future raised.")
+
+
+def _turn_away(future: Future[Any], error: Exception) -> None:
+    if future.set_running_or_notify_cancel():
+        _deliver(future, Failure(error))
+
+
+def _when_cancelled(
+    dispatcher: weakref.ref[Dispatcher[Any, Any]],
+    item: weakref.ref[Submitted[Any, Any]],
+    future: Future[Any],
+) -> None:
+    """In the thread of whoever cancelled it, even a finaliser in the midst of what the dispatcher does."""
+    ours, one = dispatcher(), item()
+    if future.cancelled() and ours is not None and one is not None:
+        ours.leave(one)
 
 
 _running: weakref.WeakSet[Dispatcher[Any, Any]] = weakref.WeakSet()

@@ -45,6 +45,8 @@ class DynamicBatcher(Generic[Item, Result]):
     eager: what an idle model does when a batch is not full; see `Eager`.
     max_queue_size: most items that wait for a batch; more are refused, with the time to come again.
     key: items of one batch have the same. stack: makes the input of the model of a list of items.
+
+    One that is forgotten computes who waits, and ends its threads; not if its own model holds it: close that.
     """
 
     def __init__(
@@ -114,11 +116,14 @@ class DynamicBatcher(Generic[Item, Result]):
             del future
 
     def _result(self, future: Future[Result], timeout: float | None) -> Result:
-        if not future.done():
-            self._dispatcher.look()  # the time of the caller is over: so is that of the item, in the line
-        if not future.done():
-            raise TimeoutError(f"After {timeout:g} s this item is being computed: its result is dropped.")
-        return future.result()
+        try:
+            if not future.done():
+                self._dispatcher.look()  # the time of the caller is over: so is that of the item, in the line
+            if not future.done():
+                raise TimeoutError(f"After {timeout:g} s this item is being computed: its result is dropped.")
+            return future.result()
+        finally:
+            del future
 
     def load(self) -> BatcherLoad:
         """How busy the batcher is. May be asked at any moment."""
