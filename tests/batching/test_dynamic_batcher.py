@@ -647,6 +647,7 @@ def test_a_flood_is_refused_before_the_dispatcher_has_looked_at_it(monkeypatch: 
         flood = [batcher.submit(item(3)) for _ in range(20)]
         assert flood[-1].done()
         assert isinstance(flood[-1].exception(), QueueFull)
+        assert batcher._dispatcher._inbox.qsize() <= 5  # and refusals are no messages
         held.set()
         model.gate.set()
         assert [result(one) for one in first] == [2, 4]

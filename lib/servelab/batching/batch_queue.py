@@ -39,7 +39,7 @@ class Reason(Enum):
 class Waiter:
     """One item in the line. Times in seconds. deadline: afterwards nobody wants its result.
 
-    key: items of one batch have the same. due: it has waited long enough; None: the queue will say.
+    key: items of one batch have the same. due: when it has waited long enough, set by the queue.
     """
 
     number: int

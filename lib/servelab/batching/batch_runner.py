@@ -1,8 +1,9 @@
-"""Static batches over a known number of items, with a memory that stays flat from the first to the last.
+"""Static batches, with a memory that stays flat from the first to the last: of a list, or of a generator.
 
-Everything that can be allocated once is: one buffer for the items of a batch, one for all results. A first
-call with the largest batch, before any item is due, pays what is paid once. Knows nothing of what the model
-computes, only that row number i of its result belongs to row number i of its batch.
+Everything that can be allocated once is: one buffer for the items of a batch, and one for all results where
+their number is known. There a first call with the largest batch, before any item is due, pays what is paid
+once. Knows nothing of what the model computes, only that row number i of its result belongs to row number i
+of its batch.
 """
 
 from __future__ import annotations
@@ -96,11 +97,10 @@ def each_result(
     while found := list(islice(coming, batch_size)):
         if len(found) < batch_size and last_batch is LastBatch.DROP:
             return
-        if buffer is None:
-            with torch.inference_mode():
-                buffer = found[0].new_empty((batch_size, *found[0].shape), device=device)
-        batch = buffer[: len(found)] if last_batch is LastBatch.RAGGED else buffer[:]
         with torch.inference_mode():
+            if buffer is None:
+                buffer = found[0].new_empty((batch_size, *found[0].shape), device=device)
+            batch = buffer[: len(found)] if last_batch is LastBatch.RAGGED else buffer[:]
             _fill(batch, found, 0, len(found), done)
         yield from separated(call(model, batch, len(batch))[: len(found)])
         done += len(found)

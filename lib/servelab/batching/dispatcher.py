@@ -73,6 +73,7 @@ class Dispatcher(Generic[Item, Result]):
         self._closed = self._ended = False
         self._accepted = self._done = self._failed = self._too_late = self._cancelled = self._refused = 0
         self._computing = self._batches = 0
+        self._unseen: deque[int] = deque()  # refused before the dispatcher saw them, and not counted yet
         self._records: deque[Batch] = deque(maxlen=REMEMBERED)
         self._latest: deque[float] = deque(maxlen=LATEST)
         self._inbox: SimpleQueue[Message] = SimpleQueue()
@@ -94,8 +95,8 @@ class Dispatcher(Generic[Item, Result]):
 
     def arrive(self, one: Submitted[Item, Result]) -> None:
         if self._inbox.qsize() > MOST_UNREAD:  # they come faster than the dispatcher can look at them
+            self._unseen.append(one.number)  # no message, of which there are too many
             _turn_away(one.future, self._full())
-            self._tell(self._count_refusal)
         else:
             self._tell(partial(self._arrive, one))
 
@@ -126,7 +127,7 @@ class Dispatcher(Generic[Item, Result]):
         if threading.current_thread() is self.threads[0]:  # in a callback of a future that was refused
             return question()
         answer: Future[Answer] = Future()
-        self._tell(lambda: answer.set_result(question()))
+        self._tell(lambda: _answer(answer, question))
         return answer.result()
 
     def _dispatch(self) -> None:
@@ -204,6 +205,9 @@ class Dispatcher(Generic[Item, Result]):
                 self._computing += len(batch)
                 self._to_workers.put((batch, taken[1]))
         self._after = False
+        while self._unseen:
+            self._unseen.pop()
+            self._refused += 1
         if self._closed and not self._computing and self._idle == len(self.threads) - 1 and not self._ended:
             self._ended = True
             for _ in self.threads[1:]:
@@ -241,7 +245,7 @@ class Dispatcher(Generic[Item, Result]):
             failed=self._failed,
             too_late=self._too_late,
             cancelled=self._cancelled,
-            refused=self._refused,
+            refused=self._refused + len(self._unseen),
             batches=self._batches,
             seconds_a_batch=sum(self._latest) / len(self._latest) if self._latest else 0.0,
         )
@@ -295,6 +299,14 @@ def _deliver(future: Future[Any], outcome: Any) -> None:
             future.set_result(outcome)
     except BaseException:  # sys.exit() in a callback, which would end the thread of all others
         log.exception("A callback of a future raised.")
+
+
+def _answer(future: Future[Answer], question: Callable[[], Answer]) -> None:
+    """In the dispatcher, while somebody waits: an error is theirs, too."""
+    try:
+        future.set_result(question())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def _turn_away(future: Future[Any], error: Exception) -> None:
