@@ -34,6 +34,8 @@ TASKS = "03_cooperative_multitasking.ipynb"
 BATCHES = "04_static_and_continuous_batching.ipynb"
 MEMORY = "05_kv_cache_memory.ipynb"
 PROMPTS = "06_long_prompts.ipynb"
+STREAMS = "09_batching_and_streams.ipynb"
+DYNAMIC = "10_dynamic_batching.ipynb"
 FIRST_AND_LAST = "11_first_and_last_batch.ipynb"
 SETUP = runpy.run_path(str(REPOSITORY / "start.py"))
 BROWSER = SETUP["find_browser"]()
@@ -495,6 +497,51 @@ def test_the_lesson_on_first_and_last_batches_runs_and_memory_is_made_flat(lab: 
     move_a_slider(page, place_of(lab, "lab.knobs(at_the_peak", lesson=FIRST_AND_LAST))
     place = place_of(lab, "\nexercises.check_serve(", lesson=FIRST_AND_LAST)
     replace_source(page, place, FLAT + "\n\n\nexercises.check_serve(serve)")
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, place)).to_contain_text("Passed", timeout=1000 * CLICK)
+    assert errors(page) == []
+
+
+def test_the_lesson_on_streams_runs_and_its_last_exercise_is_solved(lab: Lab, browser: Any) -> None:
+    """The measured figures, real worker processes, the slider, and the exercise on sharing the work out."""
+    from playwright.sync_api import expect
+
+    page = opened_and_run(lab, browser, STREAMS)
+    move_a_slider(page, place_of(lab, "lab.knobs(timeline", lesson=STREAMS))
+    workers = place_of(lab, "prepare=picture, workers=2", lesson=STREAMS)
+    expect(output_at(page, workers)).to_contain_text("in order, and none twice: True")
+    place = place_of(lab, "\nexercises.check_share(", lesson=STREAMS)
+    stub = "".join(cells(lab, STREAMS)[place]["source"])
+    assert "    return in_batches(items, size)\n" in stub
+    share = """    for number, batch in enumerate(in_batches(items, size)):
+        if number % workers == worker:
+            yield batch
+"""
+    replace_source(page, place, stub.replace("    return in_batches(items, size)\n", share))
+    page.keyboard.press("Shift+Enter")
+    expect(output_at(page, place)).to_contain_text("Passed", timeout=1000 * CLICK)
+    assert errors(page) == []
+
+
+def test_the_lesson_on_dynamic_batching_runs_and_its_rule_is_written(lab: Lab, browser: Any) -> None:
+    """The naive batcher breaks, the mended one does not, in threads and on the kernel's own event loop."""
+    from playwright.sync_api import expect
+
+    page = opened_and_run(lab, browser, DYNAMIC)
+    move_a_slider(page, place_of(lab, "lab.knobs(timeline", lesson=DYNAMIC))
+    naive = output_at(page, place_of(lab, "ask(impatient, four)", lesson=DYNAMIC))
+    expect(naive).to_contain_text("TimeoutError")
+    mended = output_at(page, place_of(lab, "ask(Mended(classify).run, four)", lesson=DYNAMIC))
+    expect(mended).to_contain_text("from an event loop: [4]")
+    expect(mended).not_to_contain_text("TimeoutError")
+    place = place_of(lab, "\nexercises.check_rule(", lesson=DYNAMIC)
+    rule = """def how_many(came, now, was_busy):
+    due = len(came) >= 4 or now - came[0] >= 100 or was_busy
+    return min(len(came), 4) if due else 0
+
+
+exercises.check_rule(how_many)"""
+    replace_source(page, place, rule)
     page.keyboard.press("Shift+Enter")
     expect(output_at(page, place)).to_contain_text("Passed", timeout=1000 * CLICK)
     assert errors(page) == []

@@ -96,6 +96,17 @@ def _filled(model: Gated, eager: Eager) -> Iterator[Batcher]:
         assert [result(one) for one in first] == [0] * 4
 
 
+def test_who_comes_later_than_the_end_of_a_batch_waits_for_company() -> None:
+    with DynamicBatcher(doubled, 4, NEVER, eager="after a batch") as batcher:
+        assert [result(one) for one in [batcher.submit(item(1)) for _ in range(4)]] == [2] * 4
+        wait_until(lambda: batcher._dispatcher._idle == 1)
+        batcher.load()  # whatever the dispatcher had to do at the end of the batch is done
+        later = batcher.submit(item(5))
+        batcher._dispatcher.look()
+        assert batcher.load().waiting == 1
+    assert result(later) == 10  # computed because the batcher was closed
+
+
 def test_one_call_at_a_time_or_as_many_as_workers() -> None:
     for workers in (1, 3):
         model = Gated()

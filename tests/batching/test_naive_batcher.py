@@ -23,6 +23,16 @@ from servelab.queueing import QueueFull
 Run = Callable[..., Tensor]
 
 
+@pytest.fixture(autouse=True)
+def timers_end_with_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the naive batcher would keep this process for as long as they wait."""
+    monkeypatch.setattr("servelab.batching.naive_batcher.threading.Timer", DaemonTimer)
+
+
+class DaemonTimer(threading.Timer):
+    daemon = True
+
+
 def in_threads(run: Run, values: list[float], **options: float) -> list[object]:
     """What each of some callers gets, who come at once."""
     with ThreadPoolExecutor(len(values)) as threads:
@@ -126,6 +136,36 @@ def test_a_batch_larger_than_the_maximum() -> None:
         for future in futures:
             future.result(PATIENCE)
     assert {len(batch) for batch in model.batches} == {2}
+
+
+def test_the_timer_of_a_batch_that_has_gone_sends_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[Callable[[], None]] = []
+
+    class ByHand:
+        def __init__(self, seconds: float, function: Callable[[], None]) -> None:
+            timers.append(function)
+
+        def start(self) -> None:
+            """Fires when the test calls it."""
+
+    monkeypatch.setattr("servelab.batching.naive_batcher.threading.Timer", ByHand)
+    naive = NaiveBatcher(doubled, 2, NEVER)
+    in_threads(naive.run, [1, 2])
+    with ThreadPoolExecutor(1) as threads:
+        lone = threads.submit(naive.run, item(3))
+        wait_until(lambda: len(timers) == 2)
+        timers[0]()  # the first batch has gone, and the lone item has waited for no time at all
+        assert float(lone.result(PATIENCE)[0]) == 6
+
+    batches = simulate_batches([0.0, 0.0, 0.09], lambda items: 0.01, 2, 0.1)
+    assert [one.began for one in batches] == [0.0, pytest.approx(0.19)]
+    with DynamicBatcher(doubled, 2, NEVER) as batcher:
+        first = [batcher.submit(item(1)), batcher.submit(item(2))]
+        assert [float(one.result(PATIENCE)[0]) for one in first] == [2, 4]
+        alone = batcher.submit(item(3))
+        assert batcher.load().waiting == 1
+    assert batcher.batches()[-1].reason is Reason.CLOSING  # nothing else sent it
+    assert float(alone.result(PATIENCE)[0]) == 6
 
 
 def test_no_bound_no_cancellation_no_shutdown() -> None:

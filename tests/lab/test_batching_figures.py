@@ -10,6 +10,7 @@ from servelab.batching import Batch, DynamicBatcher, Reason, simulate_batches
 from servelab.lab.figures import Drawing, palette
 from servelab.lab.figures.batch_timeline import MOST, batch_timeline
 from servelab.lab.figures.latency_throughput import latency_throughput
+from servelab.lab.figures.sizes_over_time import sizes_over_time
 
 BURSTS = [0.0, 0.01, 0.02, 0.03, 0.04, 0.3, 0.31]
 
@@ -90,3 +91,12 @@ def test_latency_and_throughput() -> None:
     drawing = latency_throughput(ways, evidence="measured", says="Batches bear more.", promise=50)
     assert "waits 5 ms: 8 ms at 100 a second, 90 at 400" in drawing.words
     check_letters(drawing)
+
+
+def test_sizes_over_time_say_how_many_batches_and_why() -> None:
+    one = sizes_over_time(simulated(), says="Larger batches.", evidence="simulated", every=0.2)
+    assert "7 items in 3 batches (1 full, 2 waited long enough) of up to 4" in one.words
+    rates, sizes = one.figure.axes
+    assert [patch.get_height() for patch in sizes.patches] == [4, 1, 2]
+    assert list(rates.patches[0].get_data().values)[:2] == [25, 10]
+    check_letters(one)

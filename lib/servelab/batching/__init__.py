@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from servelab.batching.dynamic_batcher import DynamicBatcher
     from servelab.batching.model_call import WrongNumberOfResults
     from servelab.batching.naive_batcher import NaiveBatcher
-    from servelab.batching.records import Batch, BatcherLoad
-    from servelab.batching.simulation import simulate_batches
+    from servelab.batching.records import Batch, BatcherLoad, describe, p95
+    from servelab.batching.simulation import random_arrivals, simulate_batches
     from servelab.batching.stream import stream_results
 
 _WHERE = {
@@ -22,8 +22,8 @@ _WHERE = {
     "dynamic_batcher": ("DynamicBatcher",),
     "model_call": ("WrongNumberOfResults",),
     "naive_batcher": ("NaiveBatcher",),
-    "records": ("Batch", "BatcherLoad"),
-    "simulation": ("simulate_batches",),
+    "records": ("Batch", "BatcherLoad", "describe", "p95"),
+    "simulation": ("random_arrivals", "simulate_batches"),
     "stream": ("stream_results",),
 }
 __all__ = [
@@ -37,7 +37,10 @@ __all__ = [
     "NaiveBatcher",
     "Reason",
     "WrongNumberOfResults",
+    "describe",
     "each_result",
+    "p95",
+    "random_arrivals",
     "run_batches",
     "simulate_batches",
     "stream_results",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from servelab.batching.batch_queue import Reason
+from servelab.metrics import percentile
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,19 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.items)
+
+
+def p95(batches: Sequence[Batch]) -> float:
+    """Milliseconds from coming to the result: 95 of 100 items need at most so many."""
+    return percentile([1000 * (batch.ended - came) for batch in batches for came in batch.arrived], 95)
+
+
+def describe(batches: Sequence[Batch]) -> str:
+    """What the batches gave their users, and what they cost: in one line."""
+    items = sum(map(len, batches)) / len(batches)
+    time = batches[-1].ended - min(batches[0].arrived)
+    busy = 100 * sum(batch.ended - batch.began for batch in batches) / time
+    return f"p95 {p95(batches):3.0f} ms, {items:4.1f} items in a batch, the model is busy {busy:3.0f} %"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,17 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Hashable, Sequence
+from itertools import accumulate
+from random import Random
 
 from servelab.batching.batch_queue import BatchQueue, Eager, Waiter
 from servelab.batching.records import Batch
+
+
+def random_arrivals(a_second: float, items: int = 3000, seed: int = 0) -> list[float]:
+    """When items come, in seconds: independent of each other, so many a second on average (Poisson)."""
+    draw = Random(seed)
+    return list(accumulate(draw.expovariate(a_second) for _ in range(items)))
 
 
 def simulate_batches(

@@ -17,60 +17,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from servelab.batching import DynamicBatcher
-from servelab.bench import batching
 from servelab.bench.batching import Job, Served, Way
+from servelab.bench.one_shot_models import MOST, Model, image_model, sentence_model
 from servelab.metrics import percentile
 
-Model = Callable[[Tensor], Tensor]
 Ask = Callable[[Tensor], Awaitable[Tensor]]
 
-PIXELS, PATCH, WORDS = 32, 8, 16
-MOST = 32  # items in a batch
 CALLERS = 64  # threads, where each request is a call of its own
 PATIENCE = 3.0  # seconds after the last arrival for what is not answered yet
 COSTS = 20_000  # items
-
-
-def image_model() -> tuple[Model, list[Tensor]]:
-    """A ViT of the size called tiny (5.5 million weights, random), for pictures of 32 x 32 in 16 patches."""
-    from transformers import ViTConfig, ViTForImageClassification
-
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 3}
-    network = ViTForImageClassification(ViTConfig(image_size=PIXELS, patch_size=PATCH, **sizes))
-    network.train(False)
-    return lambda batch: network(batch).logits, list(torch.randn(MOST, 3, PIXELS, PIXELS))
-
-
-def sentence_model() -> tuple[Model, list[Tensor]]:
-    """all-MiniLM-L6-v2 (22.7 million weights, real): the mean of what it makes of the words, of length 1."""
-    from transformers import AutoModel, AutoTokenizer
-
-    spec = find_spec(batching.WEIGHTS)
-    assert spec is not None
-    assert spec.origin is not None
-    folder = Path(spec.origin).parent / "model"
-    network = AutoModel.from_pretrained(folder, dtype=torch.float32)
-    network.train(False)
-    tokens = AutoTokenizer.from_pretrained(folder)
-    texts = [
-        f"Request number {number}: how does one model serve many users at once?" for number in range(MOST)
-    ]
-    found = tokens(texts, padding="max_length", truncation=True, max_length=WORDS, return_tensors="pt")
-    assert bool(found["attention_mask"].all())  # all of one length: no mask
-
-    def embed(batch: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(network(batch).last_hidden_state.mean(dim=1))
-
-    return embed, list(found["input_ids"])
 
 
 MODELS = {"vit": image_model, "minilm": sentence_model}

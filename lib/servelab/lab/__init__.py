@@ -20,6 +20,7 @@ from servelab.lab.figures import (
     queue_state,
     segment_map,
     sharing,
+    sizes_over_time,
     task_timeline,
     thread_steps,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "score",
     "segment_map",
     "sharing",
+    "sizes_over_time",
     "source",
     "step_cost",
     "step_limits",

@@ -15,6 +15,7 @@ from servelab.lab.figures.pool import pool_timeline
 from servelab.lab.figures.queues import queue_state
 from servelab.lab.figures.segment_map import segment_map
 from servelab.lab.figures.sharing import sharing
+from servelab.lab.figures.sizes_over_time import sizes_over_time
 from servelab.lab.figures.tasks import heartbeats, task_timeline
 from servelab.lab.figures.threads import thread_steps
 from servelab.lab.figures.time_axis import TimeAxis
@@ -39,6 +40,7 @@ __all__ = [
     "queue_state",
     "segment_map",
     "sharing",
+    "sizes_over_time",
     "task_timeline",
     "thread_steps",
 ]

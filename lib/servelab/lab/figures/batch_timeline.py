@@ -58,7 +58,7 @@ def batch_timeline(
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(f"seconds   ·   {evidence}")
-        _legend(figure, {batch.reason for one in parts for batch in one.batches}, left, height)
+        legend(figure, {batch.reason for one in parts for batch in one.batches}, left, height)
         title(figure, axes, says)
     return Drawing(figure, " ".join([says, *(one.words() for one in parts), f"({evidence})."]))
 
@@ -130,7 +130,7 @@ class _Part:
         return f"{name}{shown}{of} items in batches of {each}; longest wait {longest:.3g} s."
 
 
-def _legend(figure: Figure, reasons: set[Reason], left: float, height: float) -> None:
+def legend(figure: Figure, reasons: set[Reason], left: float, height: float) -> None:
     """One line below: each reason in its colour."""
     x, y = left, 0.14 / height
     for words, colour in [("a batch ran because:", palette.INK)] + [

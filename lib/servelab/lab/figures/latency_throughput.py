@@ -57,7 +57,7 @@ def latency_throughput(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(color="#DDDDDD", linewidth=0.6)
-        axes.set_title("milliseconds until 95 of 100 requests are answered", pad=6)
+        axes.set_title("milliseconds until 95 of 100 requests are answered (logarithmic)", pad=6)
         axes.set_xlabel(f"requests a second\n{evidence}")
         title(figure, axes, says)
     ends = "; ".join(
