@@ -529,9 +529,9 @@ def test_the_lesson_on_dynamic_batching_runs_and_its_rule_is_written(lab: Lab, b
 
     page = opened_and_run(lab, browser, DYNAMIC)
     move_a_slider(page, place_of(lab, "lab.knobs(timeline", lesson=DYNAMIC))
-    naive = output_at(page, place_of(lab, "ask(impatient, four)", lesson=DYNAMIC))
+    naive = output_at(page, place_of(lab, "ask(impatient, crowd)", lesson=DYNAMIC))
     expect(naive).to_contain_text("TimeoutError")
-    mended = output_at(page, place_of(lab, "ask(Mended(classify).run, four)", lesson=DYNAMIC))
+    mended = output_at(page, place_of(lab, "ask(Mended(classify).run, crowd)", lesson=DYNAMIC))
     expect(mended).to_contain_text("from an event loop: [4]")
     expect(mended).not_to_contain_text("TimeoutError")
     place = place_of(lab, "\nexercises.check_rule(", lesson=DYNAMIC)

@@ -15,7 +15,10 @@ def test_twenty_items_and_the_slowest_two() -> None:
 def test_describe_counts_from_the_first_arrival() -> None:
     first = Batch(1, (1,), (0.0,), 0.1, 0.2, Reason.WAITED)
     second = Batch(1, (2, 3, 4), (0.3, 0.3, 0.3), 0.3, 0.5, Reason.FULL)
-    assert describe([first, second]) == "p95 200 ms,  2.0 items in a batch, the model is busy  60 %"
+    assert (
+        describe([first, second])
+        == "  8 items a second, p95 200 ms,  2.0 in a batch, the model is busy  60 %"
+    )
 
 
 def test_random_arrivals_are_as_many_a_second_and_always_the_same() -> None:

@@ -37,10 +37,13 @@ def p95(batches: Sequence[Batch]) -> float:
 
 def describe(batches: Sequence[Batch]) -> str:
     """What the batches gave their users, and what they cost: in one line."""
-    items = sum(map(len, batches)) / len(batches)
+    items = sum(map(len, batches))
     time = batches[-1].ended - min(batches[0].arrived)
     busy = 100 * sum(batch.ended - batch.began for batch in batches) / time
-    return f"p95 {p95(batches):3.0f} ms, {items:4.1f} items in a batch, the model is busy {busy:3.0f} %"
+    return (
+        f"{items / time:3.0f} items a second, p95 {p95(batches):3.0f} ms, "
+        f"{items / len(batches):4.1f} in a batch, the model is busy {busy:3.0f} %"
+    )
 
 
 @dataclass(frozen=True, slots=True)
