@@ -6,10 +6,16 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, count, islice, zip_longest
 from typing import Any
 
-from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone, whole_number
+from servelab.lab.exercises.form import (
+    NotStarted,
+    NotYet,
+    check_each,
+    exercise,
+    exercise_alone,
+    whole_number,
+)
 
 # Exercise 1
-WAYS = ("static", "stream", "continuous", "dynamic")
 RIGHT = {"archive": "static", "belt": "stream", "chat": "continuous", "uploads": "dynamic"}
 
 
@@ -25,12 +31,10 @@ def check_ways(archive: str | None, belt: str | None, chat: str | None, uploads:
         "chat": "an answer takes many steps, and some end earlier than others.",
         "uploads": "each comes from another user who waits for it, and nobody knows when the next one comes.",
     }
-    for name, right in RIGHT.items():
-        answer = str(given[name]).strip().lower()
-        if answer not in WAYS:
-            raise NotYet(f"{name} = {given[name]!r} is none of {', '.join(WAYS)}.")
-        if answer != right:
-            raise NotYet(f"{name} = {given[name]!r} is not it: {hints[name]}")
+    for name, answer in given.items():
+        if str(answer).strip().lower() not in RIGHT.values():
+            raise NotYet(f"{name} = {answer!r} is none of {', '.join(RIGHT.values())}.")
+    check_each(given, RIGHT, hints)
     return "A list is static, a source without end a stream, many steps continuous, unknown arrivals dynamic."
 
 
@@ -97,9 +101,14 @@ def check_share(batches_of: Share) -> str:
         if (items, workers) == (12, 2) and shares[0] == shares[1] == right:
             raise NotStarted("Both workers give all batches: every item comes twice.")
         raise NotYet(_what_is_wrong(items, size, workers, taken, right))
-    read: list[int] = []
-    endless = (read.append(number) or number for number in count())  # type: ignore[func-returns-value]
-    if [list(batch) for batch in islice(batches_of(endless, 2, 1, 3), 2)] != [[2, 3], [8, 9]]:
+    read = []
+
+    def endless() -> Iterator[int]:
+        for number in count():
+            read.append(number)
+            yield number
+
+    if [list(batch) for batch in islice(batches_of(endless(), 2, 1, 3), 2)] != [[2, 3], [8, 9]]:
         raise NotYet("With a source without end, worker 1 of 3 should give [2, 3] and [8, 9] first.")
     if len(read) > 12:
         raise NotYet(f"For the batches [2, 3] and [8, 9], {len(read)} items were read: read none too early.")

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from random import Random
 
 from servelab.batching import Batch, Reason, p95, random_arrivals, simulate_batches
-from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone, whole_number
+from servelab.lab.exercises.form import (
+    NotStarted,
+    NotYet,
+    check_each,
+    exercise,
+    exercise_alone,
+    whole_number,
+)
 from servelab.lab.figures import Drawing, batch_timeline
 
 MOST, WAIT = 4, 100  # items in a batch, and milliseconds that the oldest one waits at most
@@ -83,9 +90,7 @@ def check_defects(
         "at_once": "look for two bars at the same moment.",
         "too_large": "the number in a bar is that of its items.",
     }
-    for name, letter in WRONG.items():
-        if str(given[name]).strip().upper() != letter:
-            raise NotYet(f"{name} = {given[name]!r} is not it: {hints[name]}")
+    check_each(given, WRONG, hints)
     return (
         "A counts the wait from the newest item, B fails four for one, C has two calls at once, D takes 5. "
         "In E the last two wait longer than 0.1 s, too, but for a model that is busy."
@@ -115,7 +120,7 @@ def check_rule(how_many: Callable[[list[int], int, bool], int]) -> str:
 
 
 def _moment(draw: Random) -> tuple[list[int], int, bool]:
-    """A line as it can be while the model is idle: nobody in it is younger than now."""
+    """A line as it can be while the model is idle: everybody in it has come by now."""
     now = draw.randrange(200, 400)
     count = draw.choice([1, 1, 2, 3, 3, 4, 5, 9])
     return sorted(now - draw.randrange(0, 130) for _ in range(count)), now, draw.random() < 0.3

@@ -7,7 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from servelab.lab.exercises.form import NotStarted, NotYet, exercise, exercise_alone, whole_number
+from servelab.lab.exercises.form import (
+    NotStarted,
+    NotYet,
+    check_each,
+    exercise,
+    exercise_alone,
+    whole_number,
+)
 from servelab.lab.figures import Drawing, memory_timeline
 from servelab.memory.caching_allocator import CachingAllocator, KiB, MiB
 from servelab.memory.recording import Recording, record
@@ -99,9 +106,7 @@ def check_batches(
         "largest": "it needs more than was there: reserved rises, and it is not the first batch.",
         "also_larger": "a larger batch asks for nothing if one still larger came before. Look at the blue.",
     }
-    for (name, letter), one in zip(right.items(), given, strict=True):
-        if str(one).strip().upper() != letter:
-            raise NotYet(f"{name} = {one!r} is not it: {hints[name]}")
+    check_each(dict(zip(right, given, strict=True)), right, hints)
     return "C is small, the cache was emptied before D, E is the largest, and F fits into what E has left."
 
 

@@ -7,7 +7,7 @@ it, shortened to their lines.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from html import escape
@@ -64,6 +64,13 @@ def whole_number(answer: object) -> int:
     if not isinstance(answer, Integral) or isinstance(answer, bool):  # numpy's whole numbers, too
         raise NotYet(f"You answered {answer!r}: write a whole number.")
     return int(answer)
+
+
+def check_each(given: Mapping[str, object], right: Mapping[str, str], hints: Mapping[str, str]) -> None:
+    """Raises NotYet with its hint for the first word or letter that is another than the right one."""
+    for name, answer in right.items():
+        if str(given[name]).strip().casefold() != answer.casefold():
+            raise NotYet(f"{name} = {given[name]!r} is not it: {hints[name]}")
 
 
 def exercise(check: Callable[Parameters, str]) -> Callable[Parameters, Result]:
